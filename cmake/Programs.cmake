@@ -66,18 +66,18 @@ function(fuzzers)
   endforeach()
 endfunction()
 
-# bench/bench_<name>.c: smoke size in ctest, full size with BENCH=1.
+# bench/bench_<name>.c, with the helpers of bench.c: smoke size in ctest, full size with BENCH=1.
 function(benches)
   set(folder ${PROJECT_SOURCE_DIR}/bench)
-  file(GLOB support CONFIGURE_DEPENDS ${folder}/support*.c)
   file(GLOB targets CONFIGURE_DEPENDS ${folder}/bench_*.c)
   foreach(file ${targets})
     get_filename_component(name ${file} NAME_WE)
-    test_program(${name} "${file};${support}" ${DROVER_MODULES} PkgConfig::NGHTTP2)
+    test_program(${name} "${file};${folder}/bench.c" ${DROVER_MODULES})
     target_include_directories(${name} PRIVATE ${folder})
     add_test(NAME ${name} COMMAND ${name})
     set_tests_properties(${name} PROPERTIES LABELS bench TIMEOUT 120)
   endforeach()
+  add_subdirectory(${folder} ${PROJECT_BINARY_DIR}/bench)
 endfunction()
 
 # tests/sim: whole replicas in one thread. Its own CMakeLists.txt wins over the plain rule.
