@@ -15,6 +15,9 @@
 #define CONTAINER_OF(pointer, type, member) \
     ((type *)(void *)((char *)(pointer)-offsetof(type, member)))
 
+#define CONTAINER_OF_CONST(pointer, type, member) \
+    ((const type *)(const void *)((const char *)(pointer)-offsetof(type, member)))
+
 #define ARRAY_COUNT(array) (sizeof(array) / sizeof((array)[0]))
 
 /* Cheap truths, kept in release builds: a wrong server must stop, not answer. */
