@@ -39,6 +39,10 @@ enum {
     LIMIT_LINGER_MS = 1000,                 /* Read on after a refusal, so that it is not lost. */
     LIMIT_WATCHERS_PER_STREAM = 1024 * 1024,
     LIMIT_WATCH_FRAGMENT_SIZE = 2 * 1024 * 1024, /* Bytes; etcd's request max + 512 KiB. */
+    LIMIT_WATCH_RUN_EVENTS = 4096,          /* New events matched before they are handed out. */
+    LIMIT_WATCH_CATCHUP_EVENTS = 16384,     /* Old events read for catch-ups in one turn, ... */
+    LIMIT_WATCH_CATCHUP_REVS = 1000,        /* ... revisions in one response, as in etcd, ... */
+    LIMIT_WATCH_CATCHUP_BYTES = 1024 * 1024, /* ... and bytes of it; whole revisions always. */
     LIMIT_SNAPSHOT_RING = 16,               /* Recent roots that paged reads hit exactly. */
     LIMIT_LEASE_TTL_MIN_S = 2,
     LIMIT_DELETE_SLICE_ROWS = 1000,         /* Dead rows deleted in one statement. */

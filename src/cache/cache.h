@@ -1,0 +1,214 @@
+/*
+ * The replicated state in memory: keys with their versions, leases with their keys, the event log,
+ * and published snapshots of it all.
+ *
+ *   store thread  the only writer: begins an edit, changes its private copy-on-write state, then
+ *                 publishes it (one pointer) or drops it. Frees memory by core/reclaim.h.
+ *   io threads    load the newest snapshot with one acquire load, read it for the length of a loop
+ *                 turn, without locks and without atomic read-modify-writes.
+ *
+ * What a snapshot shows never changes while a reader may look at it.
+ */
+#ifndef CACHE_CACHE_H
+#define CACHE_CACHE_H
+
+#include "core/err.h"
+#include "core/reclaim.h"
+#include "core/slice.h"
+
+struct cache;
+struct cache_edit;
+
+/* ---- versions ------------------------------------------------------------------------------ */
+
+/*
+ * One revision of one key. Immutable after it is published, but for |older|, which trimming cuts
+ * after a grace period. Holds the encoded mvccpb.KeyValue: fields 1 key, 2 create_revision,
+ * 3 mod_revision, 4 version, 5 value, 6 lease, in this order, zero fields omitted, as Go's
+ * marshaller writes them; so keys_only is the prefix in front of |value| (plus the lease).
+ * A tombstone is encoded as key and mod_revision only: the kv of a DELETE event.
+ */
+struct cache_version; /* Layout private to cache/version.h; read by the functions below. */
+
+struct slice cache_version_key(const struct cache_version *version);
+struct slice cache_version_value(const struct cache_version *version);
+int64_t cache_version_mod_rev(const struct cache_version *version);
+/* Place of the change within its revision, from 0: etcd's sub. */
+int32_t cache_version_sub(const struct cache_version *version);
+int64_t cache_version_create_rev(const struct cache_version *version); /* 0 for a tombstone. */
+int64_t cache_version_version(const struct cache_version *version);    /* 0 for a tombstone. */
+int64_t cache_version_lease(const struct cache_version *version);
+bool cache_version_is_tombstone(const struct cache_version *version);
+/* The whole encoded KeyValue. */
+struct slice cache_version_encoded(const struct cache_version *version);
+/* Its part in front of the value field: key, create_revision, mod_revision, version. */
+struct slice cache_version_encoded_head(const struct cache_version *version);
+/* The encoded lease field, may be empty. */
+struct slice cache_version_encoded_lease(const struct cache_version *version);
+/* The next older version of the key, or NULL (none, or trimmed). */
+const struct cache_version *cache_version_older(const struct cache_version *version);
+
+/* ---- snapshots ----------------------------------------------------------------------------- */
+
+/* Scalars of the replicated state. */
+struct cache_info {
+    uint64_t seq;         /* Newest applied entry. */
+    int64_t revision;     /* Newest applied revision; 1 on a fresh store. */
+    int64_t compact_rev;  /* -1 before the first compaction, as in etcd. */
+    uint64_t epoch;
+    int64_t auth_revision;
+    uint64_t live_keys;
+    uint64_t lease_count;
+    uint64_t logical_bytes; /* Keys and values of all retained versions: Status.db_size_in_use. */
+    uint64_t event_end;     /* Number of events ever appended: see cache_events. */
+    uint64_t event_begin;   /* First event still readable (revision >= compact_rev). */
+};
+
+struct cache_snapshot; /* Immutable. */
+
+/* Newest published snapshot; valid until the calling reader's turn ends (core/reclaim.h), for the
+ * store thread until its next publish. One acquire load. */
+const struct cache_snapshot *cache_snapshot(const struct cache *cache);
+const struct cache_info *cache_snapshot_info(const struct cache_snapshot *snapshot);
+
+/* [key, end); |end| empty and !open: the single key |key|; |open|: everything from |key| on. */
+struct cache_range {
+    struct slice key;
+    struct slice end;
+    bool open;
+};
+
+/* etcd's reading of (key, range_end): empty end = single key; "\0" = open; else [key, end). */
+struct cache_range cache_range_of(struct slice key, struct slice range_end);
+
+/* Where a walk stands. On the caller's stack; valid as long as the snapshot. */
+struct cache_walk {
+    const struct cache_snapshot *snapshot;
+    int64_t at_rev;
+    struct cache_range range;
+    void *node;
+    uint64_t opaque[40]; /* Path in the tree, private to cache/snapshot.c. */
+};
+
+/*
+ * Walk the live keys of |range| in key order as they were at |at_rev| (0 or negative: newest).
+ * Ring hit: when a recently published root stands exactly at |at_rev|, that root is walked.
+ *
+ * ERR_COMPACTED   0 < at_rev < compact_rev
+ * ERR_FUTURE_REV  at_rev > revision
+ *
+ * Reader of the snapshot. Allocates nothing. O(log keys) to start, O(1) amortised per key.
+ */
+MUST_CHECK enum err cache_walk_begin(struct cache_walk *walk, const struct cache_snapshot *snapshot,
+                                     const struct cache_range *range, int64_t at_rev);
+/* The next live version, NULL at the end. */
+const struct cache_version *cache_walk_next(struct cache_walk *walk);
+/* The live version of one key at |at_rev|, or NULL: same errors by cache_walk_begin's rules. */
+MUST_CHECK enum err cache_get(const struct cache_snapshot *snapshot, struct slice key,
+                              int64_t at_rev, const struct cache_version **version);
+/* Exact number of live keys of |range| at |at_rev|: O(log keys) at the newest revision or on a ring
+ * hit, else O(keys in range). Errors as cache_walk_begin. */
+MUST_CHECK enum err cache_count(const struct cache_snapshot *snapshot,
+                                const struct cache_range *range, int64_t at_rev, uint64_t *count);
+
+/* ---- events -------------------------------------------------------------------------------- */
+
+/*
+ * The event log: every version in (revision, sub) order since compaction. Events are numbered from
+ * 0 for the cache's life; a cursor is a number. info.event_begin <= n < info.event_end is readable,
+ * and so are older ones that are not trimmed yet: those above the revision of a reader's hold.
+ * O(1); reader of the snapshot.
+ */
+const struct cache_version *cache_event(const struct cache_snapshot *snapshot, uint64_t number);
+/* Number of the first event with mod_rev >= |rev| (event_end if none). O(log events). */
+uint64_t cache_event_at(const struct cache_snapshot *snapshot, int64_t rev);
+/* The version that |event| replaced, if etcd would give it as prev_kv: not a create, and
+ * mod_rev - 1 is not compacted in |snapshot|; else NULL. O(1). */
+const struct cache_version *cache_event_prev(const struct cache_snapshot *snapshot,
+                                             const struct cache_version *event);
+
+/* ---- leases -------------------------------------------------------------------------------- */
+
+struct cache_lease {
+    int64_t id;
+    int64_t ttl_s;       /* Granted. */
+    uint64_t grant_seq;  /* Entry that granted it: tells a re-granted id apart. */
+    uint64_t key_count;
+};
+/* False if unknown. */
+bool cache_lease_get(const struct cache_snapshot *snapshot, int64_t id, struct cache_lease *lease);
+/* In order of id: first lease with id >= |from|; false at the end. O(log leases). */
+bool cache_lease_next(const struct cache_snapshot *snapshot, int64_t from,
+                      struct cache_lease *lease);
+/* In order of key: first key attached to |id| that is > |after| (or the first when |after_none|). */
+bool cache_lease_key_next(const struct cache_snapshot *snapshot, int64_t id, bool after_none,
+                          struct slice after, struct slice *key);
+
+/* ---- the writer ---------------------------------------------------------------------------- */
+
+/* |reclaim| and its readers are borrowed for the cache's life. Store thread from here on. */
+struct cache *cache_new(struct reclaim *reclaim);
+/* No reader may run any more. NULL is a no-op. */
+void cache_free(struct cache *cache);
+
+/*
+ * A private copy-on-write state. One edit at a time. Reads through cache_edit_view see the edit's
+ * own writes: a snapshot that stays private, valid until the next change of the edit.
+ */
+struct cache_edit *cache_edit_begin(struct cache *cache);
+const struct cache_snapshot *cache_edit_view(struct cache_edit *edit);
+const struct cache_info *cache_edit_info(const struct cache_edit *edit);
+
+/* One changed key. Slices are copied. */
+struct cache_row {
+    int64_t revision; /* >= info.revision: rows come in (revision, sub) order. */
+    int32_t sub;
+    bool is_delete;
+    struct slice key;
+    struct slice value;
+    int64_t create_rev;
+    int64_t version;
+    int64_t lease; /* Attached to the key when > 0 or < 0; 0 detaches. Unknown leases are kept as
+                      numbers only (a load may see them before their lease). */
+};
+/* Returns the version made, which belongs to the edit (it is freed when the edit is dropped, stays
+ * when published). O(log keys) amortised, node copies once per edit. */
+const struct cache_version *cache_edit_apply(struct cache_edit *edit, const struct cache_row *row);
+/* Set info.revision without rows (never down). */
+void cache_edit_set_revision(struct cache_edit *edit, int64_t revision);
+/* Move compact_rev up; readable events and ring roots below it leave with publish. */
+void cache_edit_set_compact_rev(struct cache_edit *edit, int64_t compact_rev);
+void cache_edit_set_position(struct cache_edit *edit, uint64_t seq, uint64_t epoch,
+                             int64_t auth_revision);
+void cache_edit_grant(struct cache_edit *edit, int64_t id, int64_t ttl_s, uint64_t grant_seq);
+/* The lease only; its keys are deleted by rows. Keys still attached are detached. */
+void cache_edit_revoke(struct cache_edit *edit, int64_t id);
+
+/* Make it the newest snapshot. Frees |edit|. O(1) + nodes changed. */
+void cache_edit_publish(struct cache_edit *edit);
+/* As if it had never been. Frees |edit| and what it made. */
+void cache_edit_drop(struct cache_edit *edit);
+
+/*
+ * After a compaction: cut and free versions that nobody can read any more, in slices. Waits for the
+ * grace period and for readers' holds by itself. Call once a turn; true while work remains
+ * (physical compaction waits for false). Each call does at most |budget| versions.
+ */
+bool cache_trim(struct cache *cache, uint32_t budget);
+/* Revision below which trimming is complete: >= compact_rev once cache_trim returned false. */
+int64_t cache_trimmed_rev(const struct cache *cache);
+
+/* Bytes held by tree nodes, versions and event log: for metrics and benches. */
+struct cache_memory {
+    uint64_t node_bytes;
+    uint64_t version_bytes;
+    uint64_t value_bytes;
+    uint64_t event_bytes;
+    uint64_t retired_objects;
+};
+void cache_memory(const struct cache *cache, struct cache_memory *memory);
+
+/* Walk everything and check every invariant: O(n), tests and PARANOID builds. */
+bool cache_is_sound(const struct cache *cache);
+
+#endif

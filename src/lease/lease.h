@@ -1,0 +1,47 @@
+/*
+ * Lease timers by counters: pure bookkeeping, no clock of its own, no I/O. (design: leases)
+ *
+ * Every replica keeps one table. A lease's time starts anew whenever its counter was seen to move,
+ * stamped with the time at which the answer that showed it was received. Time counts only while
+ * counters are being read: a gap of more than |gap_ns| between two readings starts all timers again.
+ */
+#ifndef LEASE_LEASE_H
+#define LEASE_LEASE_H
+
+#include "core/base.h"
+
+struct lease_table;
+
+struct lease_table *lease_table_new(uint64_t gap_ns, uint64_t margin_ns);
+void lease_table_free(struct lease_table *table);
+
+/* The replicated state granted |id| with entry |grant_seq|: the timer starts at |now_ns|. A grant of
+ * a known id with another |grant_seq| replaces it. */
+void lease_table_grant(struct lease_table *table, int64_t id, int64_t ttl_s, uint64_t grant_seq,
+                       uint64_t now_ns);
+void lease_table_revoke(struct lease_table *table, int64_t id);
+
+/* One reading of all counters begins / one counter of it / it ends. |now_ns|: when the answer was
+ * received. A counter is taken only for the same |grant_seq|, and only if it is above the known. */
+void lease_table_reading_begin(struct lease_table *table, uint64_t now_ns);
+void lease_table_reading(struct lease_table *table, int64_t id, uint64_t grant_seq,
+                         uint64_t counter, uint64_t now_ns);
+/* Our own keep-alive was answered: the same as a reading of one counter. */
+void lease_table_renewed(struct lease_table *table, int64_t id, uint64_t counter, uint64_t now_ns);
+/* Breaker open, stalled loop, reload: start all timers again at |now_ns|. */
+void lease_table_rearm(struct lease_table *table, uint64_t now_ns);
+
+/* Remaining seconds (rounded as etcd does), -1 if unknown. Never below 0. */
+int64_t lease_table_remaining_s(const struct lease_table *table, int64_t id, uint64_t now_ns);
+
+struct lease_due {
+    int64_t id;
+    uint64_t grant_seq;
+    uint64_t counter; /* The last one seen: the expiry is conditional on it. */
+};
+/* Up to |max| leases whose counter has not moved for TTL + margin, the longest overdue first. */
+uint32_t lease_table_due(const struct lease_table *table, uint64_t now_ns, struct lease_due *due,
+                         uint32_t max);
+uint32_t lease_table_count(const struct lease_table *table);
+
+#endif
