@@ -1,0 +1,224 @@
+package tests
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/prototext"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+func short(m proto.Message) string {
+	if m == nil {
+		return "nothing"
+	}
+	text := prototext.MarshalOptions{}.Format(m)
+	if len(text) > 2000 {
+		text = text[:2000] + fmt.Sprintf("… (%d bytes)", proto.Size(m))
+	}
+	return "{" + text + "}"
+}
+
+// normalize is the only place where something is taken out of the comparison: who answered, ids
+// that a server makes up, and orders that etcd itself does not keep (the keys of a lease come out
+// of a Go map, the list of leases is sorted by their remaining time). Where watch responses are
+// cut is taken out by comparing events one by one; remaining TTLs by sameTTL.
+func (s *side) normalize(m proto.Message) proto.Message {
+	if m == nil {
+		return nil
+	}
+	m = proto.Clone(m)
+	s.normalizeHeaders(m.ProtoReflect())
+	eachInt64(m.ProtoReflect(), func(fd protoreflect.FieldDescriptor, v int64) int64 {
+		if name := fd.Name(); name == "lease" || name == "ID" {
+			if symbol, ok := s.symbols[v]; ok {
+				return symbol
+			}
+		}
+		return v
+	})
+	switch r := m.(type) {
+	case *pb.LeaseTimeToLiveResponse:
+		slices.SortFunc(r.Keys, bytes.Compare)
+	case *pb.LeaseLeasesResponse:
+		slices.SortFunc(r.Leases, func(a, b *pb.LeaseStatus) int {
+			if a.ID < b.ID {
+				return -1
+			}
+			return 1
+		})
+	}
+	return m
+}
+
+func (s *side) normalizeHeaders(m protoreflect.Message) {
+	if header, ok := m.Interface().(*pb.ResponseHeader); ok {
+		header.ClusterId, header.MemberId, header.RaftTerm = 0, 0, 0
+		return
+	}
+	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case fd.Message() == nil:
+		case fd.IsList():
+			for i := range v.List().Len() {
+				s.normalizeHeaders(v.List().Get(i).Message())
+			}
+		default:
+			s.normalizeHeaders(v.Message())
+		}
+		return true
+	})
+}
+
+// sameTTL evens out a remaining TTL that differs by one second at most.
+func sameTTL(want, got proto.Message) {
+	a, okA := want.(*pb.LeaseTimeToLiveResponse)
+	b, okB := got.(*pb.LeaseTimeToLiveResponse)
+	if okA && okB && a.GrantedTTL > 0 && b.TTL >= a.TTL-1 && b.TTL <= a.TTL+1 {
+		b.TTL = a.TTL
+	}
+}
+
+func headerOf(m proto.Message) *pb.ResponseHeader {
+	if h, ok := m.(interface{ GetHeader() *pb.ResponseHeader }); ok {
+		return h.GetHeader()
+	}
+	if r, ok := m.(*pb.RangeStreamResponse); ok {
+		return r.GetRangeResponse().GetHeader()
+	}
+	return nil
+}
+
+// sameAnswer compares field by field, errors by code and message.
+func (r *runner) sameAnswer(want, got answer) bool {
+	if want.err != nil || got.err != nil {
+		a, b := status.Convert(want.err), status.Convert(got.err)
+		return a.Code() == b.Code() && a.Message() == b.Message() && len(b.Details()) == len(a.Details())
+	}
+	a, b := r.etcd.normalize(want.resp), r.drover.normalize(got.resp)
+	sameTTL(a, b)
+	return proto.Equal(a, b)
+}
+
+// compare returns whether drover's answer may stand beside etcd's.
+func (r *runner) compare(o *op, req proto.Message, want, got answer) bool {
+	if r.sameAnswer(want, got) {
+		return true
+	}
+	if rr, ok := req.(*pb.RangeRequest); ok && r.sameButForTies(rr, want, got) {
+		return true
+	}
+	if r.setup.Replicas == 1 {
+		return false
+	}
+	if want.err == nil && got.err == nil && r.sameButForLag(o, want, got) {
+		return true
+	}
+	return o.isLocal() && r.sameAtItsRevision(o, req, got)
+}
+
+// sameButForLag accepts an older header revision on answers that etcd, too, fills in from the
+// member's own memory: the lease calls.
+func (r *runner) sameButForLag(o *op, want, got answer) bool {
+	switch want.resp.(type) {
+	case *pb.LeaseKeepAliveResponse, *pb.LeaseTimeToLiveResponse, *pb.LeaseLeasesResponse:
+	default:
+		return false
+	}
+	if headerOf(got.resp).GetRevision() > headerOf(want.resp).GetRevision() {
+		return false
+	}
+	level := proto.Clone(got.resp)
+	headerOf(level).Revision = headerOf(want.resp).GetRevision()
+	if !r.sameAnswer(want, answer{resp: level}) {
+		return false
+	}
+	r.hist.add("lag/" + o.method())
+	return true
+}
+
+// sameAtItsRevision judges an answer from another replica's memory by what etcd says for the
+// revision in its header. Where that can't be asked, the replica must agree soon.
+func (r *runner) sameAtItsRevision(o *op, req proto.Message, got answer) bool {
+	rr, isRange := req.(*pb.RangeRequest)
+	if at := headerOf(got.resp).GetRevision(); got.err == nil && isRange && at > 0 && at < r.current {
+		then := proto.Clone(rr).(*pb.RangeRequest)
+		if then.Revision == 0 {
+			then.Revision = at
+		}
+		want := r.etcd.do(o, then)
+		if want.err == nil {
+			headerOf(want.resp).Revision = at
+			if r.sameAnswer(want, got) {
+				r.hist.add("lag/" + o.method())
+				return true
+			}
+			return false
+		}
+	}
+	for range 100 {
+		if r.sameAnswer(r.etcd.do(o, req), r.drover.do(o, req)) {
+			r.hist.add("lag/" + o.method())
+			return true
+		}
+		pause()
+	}
+	return false
+}
+
+// sameButForTies: beyond twelve keys Go's sort, and so etcd, orders equals by no rule that a client
+// could know. The sorted values must be the same, and every key must be what etcd has.
+func (r *runner) sameButForTies(req *pb.RangeRequest, want, got answer) bool {
+	a, okA := want.resp.(*pb.RangeResponse)
+	b, okB := got.resp.(*pb.RangeResponse)
+	if !okA || !okB || req.SortTarget == pb.RangeRequest_KEY || len(a.Kvs) != len(b.Kvs) || a.Count <= 12 {
+		return false
+	}
+	whole := proto.Clone(req).(*pb.RangeRequest)
+	whole.Limit = 0
+	if whole.Revision == 0 {
+		whole.Revision = a.Header.GetRevision()
+	}
+	all, ok := r.etcd.do(&op{}, whole).resp.(*pb.RangeResponse)
+	if !ok {
+		return false
+	}
+	known := map[string]*mvccpb.KeyValue{}
+	for _, kv := range r.etcd.normalize(all).(*pb.RangeResponse).Kvs {
+		known[string(kv.Key)] = kv
+	}
+	a = r.etcd.normalize(a).(*pb.RangeResponse)
+	b = r.drover.normalize(b).(*pb.RangeResponse)
+	for i := range a.Kvs {
+		kv := known[string(b.Kvs[i].Key)]
+		if kv == nil || !proto.Equal(kv, b.Kvs[i]) || !sameSortValue(req.SortTarget, a.Kvs[i], kv) {
+			return false
+		}
+		delete(known, string(b.Kvs[i].Key))
+	}
+	b.Kvs = a.Kvs
+	if !proto.Equal(a, b) {
+		return false
+	}
+	r.hist.add("ties/Range")
+	return true
+}
+
+func sameSortValue(target pb.RangeRequest_SortTarget, a, b *mvccpb.KeyValue) bool {
+	switch target {
+	case pb.RangeRequest_VERSION:
+		return a.Version == b.Version
+	case pb.RangeRequest_CREATE:
+		return a.CreateRevision == b.CreateRevision
+	case pb.RangeRequest_MOD:
+		return a.ModRevision == b.ModRevision
+	case pb.RangeRequest_VALUE:
+		return bytes.Equal(a.Value, b.Value)
+	}
+	return false
+}
