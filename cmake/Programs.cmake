@@ -15,6 +15,7 @@ endfunction()
 function(test_program name sources)
   add_executable(${name} ${sources})
   target_compile_options(${name} PRIVATE ${DROVER_WARNINGS})
+  target_compile_definitions(${name} PRIVATE DROVER_SOURCE_DIR="${PROJECT_SOURCE_DIR}")
   target_link_libraries(${name} PRIVATE ${ARGN})
 endfunction()
 

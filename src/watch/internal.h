@@ -33,10 +33,10 @@ struct watch_group {
     struct interval_node node; /* |node.range| borrows |bytes|. In hub->ranges unless |exact|. */
     bool exact;                /* A single key: in hub->exact. */
     UT_hash_handle hh;
-    struct list synced;           /* watcher.in_group; the others are only counted. */
+    struct list synced; /* watcher.in_group; the others are only counted. */
     uint32_t watcher_count;
-    uint32_t prev_count;          /* Watchers that want prev_kv. */
-    bool touched;                 /* In hub->touched, because |run| is not empty. */
+    uint32_t prev_count; /* Watchers that want prev_kv. */
+    bool touched;        /* In hub->touched, because |run| is not empty. */
     struct watch_group *touched_next;
     const struct cache_version **run; /* Matches since the last hand-out. */
     uint32_t run_count;
@@ -49,11 +49,11 @@ struct watcher {
     struct watch_stream *stream;
     struct watch_group *group;
     int64_t id;
-    int64_t start_rev;    /* Nothing older is handed out. */
-    int64_t asked_rev;    /* As the client said it; 0 = from now on. */
-    uint64_t cursor;      /* CATCHING_UP, PAUSED: next event to read. */
+    int64_t start_rev; /* Nothing older is handed out. */
+    int64_t asked_rev; /* As the client said it; 0 = from now on. */
+    uint64_t cursor;   /* CATCHING_UP, PAUSED: next event to read. */
     bool want_progress;
-    bool had_events;      /* Since the last progress tick. */
+    bool had_events; /* Since the last progress tick. */
     bool want_prev;
     bool fragment;
     bool no_put;
@@ -83,10 +83,10 @@ struct watch_hub {
     const struct cache *cache;
     struct rng rng;
     uint64_t progress_interval_ns;
-    uint64_t progress_due_ns; /* Not later than any stream's. */
-    uint64_t next_event;      /* Everything below has been matched. */
-    int64_t rev;              /* The revision that goes with it. */
-    uint64_t run_id;          /* The last one given out. */
+    uint64_t progress_due_ns;  /* Not later than any stream's. */
+    uint64_t next_event;       /* Everything below has been matched. */
+    int64_t rev;               /* The revision that goes with it. */
+    uint64_t run_id;           /* The last one given out. */
     struct watch_group *exact; /* Hash by key. */
     struct interval_tree ranges;
     struct watch_group *touched;

@@ -13,8 +13,9 @@ struct interval_node {
     struct cache_range range; /* |end| not empty, or |open|. */
     struct interval_node *parent;
     struct interval_node *child[2];
-    struct interval_node *widest; /* Of this node and all below it, the one with the greatest end. */
-    uint64_t priority;            /* Random: a heap, the greatest on top. */
+    struct interval_node
+        *widest;       /* Of this node and all below it, the one with the greatest end. */
+    uint64_t priority; /* Random: a heap, the greatest on top. */
 };
 
 struct interval_tree {

@@ -84,8 +84,9 @@ void watch_stream_close(struct watch_stream *stream);
 /* ERR_OK and *|watch_id|; the caller sends `created` before the next watch_hub_turn. Fails with
  * WATCH_DUPLICATE_ID or WATCH_EMPTY_RANGE. Events come only from watch_hub_turn. */
 enum watch_result { WATCH_OK, WATCH_DUPLICATE_ID, WATCH_EMPTY_RANGE, WATCH_TOO_MANY };
-enum watch_result watch_stream_create(struct watch_stream *stream, const struct watch_create *create,
-                                      uint64_t now_ns, int64_t *watch_id);
+enum watch_result watch_stream_create(struct watch_stream *stream,
+                                      const struct watch_create *create, uint64_t now_ns,
+                                      int64_t *watch_id);
 /* False if unknown: etcd then answers nothing. */
 bool watch_stream_cancel(struct watch_stream *stream, int64_t watch_id);
 /* WatchProgressRequest: answered by sink->progress(-1) at the end of the next turn iff all watchers are

@@ -10,7 +10,7 @@ const struct sm_state watcher_states[WATCHER_STATE_COUNT] = {
 static void unsynced_add(struct watcher *watcher, int32_t change)
 {
     ASSERT(change == 1 || change == -1);
-    ASSERT(IMPLIES(change < 0, watcher->stream->unsynced_count > 0));
+    ASSERT(IMPLIES(change<0, watcher->stream->unsynced_count> 0));
     watcher->stream->unsynced_count += (uint32_t)change;
     watcher->stream->hub->unsynced_count += (uint32_t)change;
 }

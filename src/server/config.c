@@ -1,0 +1,421 @@
+/* Settings: see config.h and config.def. The YAML file is read in config_file.c. */
+#include "server/config.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/limits.h"
+#include "core/mem.h"
+#include "server/config_file.h"
+#include "sql/sql.h"
+
+struct setting {
+    const char *name;
+    const char *fallback;
+    const char *help;
+    enum setting_kind kind;
+    bool etcd;
+};
+
+static const struct setting settings[SETTING_COUNT] = {
+#define SECTION(title)
+#define SETTING(field, name, kind, fallback, etcd, help) \
+    [SETTING_ID_##field] = {name, fallback, help, SETTING_##kind, etcd},
+#include "server/config.def"
+#undef SETTING
+#undef SECTION
+};
+
+/* ---- values --------------------------------------------------------------------------------- */
+
+struct duration_unit {
+    const char *name;
+    double ns;
+};
+/* Longer names first: "ms" before "m". */
+static const struct duration_unit duration_units[] = {
+    {"ns", 1}, {"us", 1e3}, {"µs", 1e3}, {"ms", 1e6}, {"s", 1e9}, {"m", 60e9}, {"h", 3600e9},
+};
+
+static const struct duration_unit *duration_unit_at(const char *text)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(duration_units); i++) {
+        if (strncmp(text, duration_units[i].name, strlen(duration_units[i].name)) == 0) {
+            return &duration_units[i];
+        }
+    }
+    return NULL;
+}
+
+/* Digits with at most one point: Go knows no exponents here, and strtod knows too much. */
+static const char *parse_amount(const char *text, double *amount)
+{
+    double scale = 1;
+    bool point = false;
+    *amount = 0;
+    const char *at = text;
+    for (; isdigit((unsigned char)*at) || (*at == '.' && !point); at++) {
+        if (*at == '.') {
+            point = true;
+            continue;
+        }
+        *amount = *amount * 10 + (*at - '0');
+        scale *= point ? 10 : 1;
+    }
+    *amount /= scale;
+    return at - point > text ? at : NULL;
+}
+
+bool config_parse_duration(const char *text, int64_t *ns)
+{
+    double total = 0;
+    if (strcmp(text, "0") == 0) {
+        *ns = 0;
+        return true;
+    }
+    if (*text == '\0') {
+        return false;
+    }
+    while (*text != '\0') {
+        double amount = 0;
+        const char *end = parse_amount(text, &amount);
+        const struct duration_unit *unit = end == NULL ? NULL : duration_unit_at(end);
+        if (unit == NULL) {
+            return false;
+        }
+        total += amount * unit->ns;
+        text = end + strlen(unit->name);
+    }
+    if (total > 9e18) {
+        return false;
+    }
+    *ns = (int64_t)total;
+    return true;
+}
+
+static bool parse_number(const char *text, int64_t *number)
+{
+    char *end = NULL;
+    errno = 0;
+    long long value = strtoll(text, &end, 10);
+    if (!isdigit((unsigned char)*text) || *end != '\0' || errno != 0) {
+        return false;
+    }
+    *number = value;
+    return true;
+}
+
+/* The words of Go's strconv.ParseBool. */
+static bool parse_bool(const char *text, int64_t *number)
+{
+    static const char *const words[2][6] = {{"0", "f", "F", "false", "FALSE", "False"},
+                                            {"1", "t", "T", "true", "TRUE", "True"}};
+    for (int truth = 0; truth < 2; truth++) {
+        for (size_t i = 0; i < ARRAY_COUNT(words[truth]); i++) {
+            if (strcmp(text, words[truth][i]) == 0) {
+                *number = truth;
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+static bool parse_value(enum setting_kind kind, const char *text, int64_t *number)
+{
+    switch (kind) {
+    case SETTING_TEXT:
+        return true;
+    case SETTING_NUMBER:
+        return parse_number(text, number);
+    case SETTING_DURATION:
+        return config_parse_duration(text, number);
+    case SETTING_BOOL:
+        return parse_bool(text, number);
+    }
+    return false;
+}
+
+static const char *kind_name(enum setting_kind kind)
+{
+    switch (kind) {
+    case SETTING_TEXT:
+        return "text";
+    case SETTING_NUMBER:
+        return "a whole number";
+    case SETTING_DURATION:
+        return "a duration such as 100ms or 1h30m";
+    case SETTING_BOOL:
+        return "true or false";
+    }
+    return "";
+}
+
+/* Keeps the stronger of two sources. */
+static enum err set_value(struct config *config, size_t id, const char *text,
+                          enum setting_source source, char *why, size_t why_size)
+{
+    ASSERT(id < SETTING_COUNT);
+    struct setting_value *value = &config->values[id];
+    int64_t number = 0;
+    if (!parse_value(settings[id].kind, text, &number)) {
+        snprintf(why, why_size, "--%s: \"%s\" is not %s", settings[id].name, text,
+                 kind_name(settings[id].kind));
+        return ERR_CONFIG;
+    }
+    if (value->text != NULL && value->source > source) {
+        return ERR_OK;
+    }
+    mem_free(value->text);
+    value->text = mem_strdup(text);
+    value->number = number;
+    value->source = source;
+    return ERR_OK;
+}
+
+static size_t find_setting(const char *name, size_t size)
+{
+    for (size_t id = 0; id < SETTING_COUNT; id++) {
+        if (strlen(settings[id].name) == size && memcmp(settings[id].name, name, size) == 0) {
+            return id;
+        }
+    }
+    return SETTING_COUNT;
+}
+
+/* ---- sources -------------------------------------------------------------------------------- */
+
+/* DROVER_LISTEN_CLIENT_URLS of "listen-client-urls". */
+static void env_name(const char *prefix, const char *name, char *out, size_t out_size)
+{
+    snprintf(out, out_size, "%s%s", prefix, name);
+    for (char *at = out; *at != '\0'; at++) {
+        *at = *at == '-' ? '_' : (char)toupper((unsigned char)*at);
+    }
+}
+
+static const char *env_find(char *const *env, const char *name)
+{
+    size_t size = strlen(name);
+    for (; env != NULL && *env != NULL; env++) {
+        if (strncmp(*env, name, size) == 0 && (*env)[size] == '=') {
+            return *env + size + 1;
+        }
+    }
+    return NULL;
+}
+
+static enum err load_env(struct config *config, char *const *env, char *why, size_t why_size)
+{
+    char name[128];
+    for (size_t id = 0; id < SETTING_COUNT; id++) {
+        env_name("DROVER_", settings[id].name, name, sizeof(name));
+        const char *text = env_find(env, name);
+        if (text != NULL) {
+            TRY(set_value(config, id, text, SOURCE_ENV, why, why_size));
+        }
+        env_name("ETCD_", settings[id].name, name, sizeof(name));
+        text = settings[id].etcd ? env_find(env, name) : NULL;
+        if (text != NULL) {
+            TRY(set_value(config, id, text, SOURCE_ETCD_ENV, why, why_size));
+        }
+    }
+    return ERR_OK;
+}
+
+struct file_visit {
+    struct config *config;
+    char *why;
+    size_t why_size;
+};
+
+static enum err file_setting(const char *name, const char *text, void *arg)
+{
+    struct file_visit *visit = arg;
+    size_t id = find_setting(name, strlen(name));
+    if (id == SETTING_COUNT) {
+        snprintf(visit->why, visit->why_size, "configuration file: unknown setting \"%s\"", name);
+        return ERR_CONFIG;
+    }
+    return set_value(visit->config, id, text, SOURCE_FILE, visit->why, visit->why_size);
+}
+
+/* One flag; returns how many arguments it took, 0 on an error told in |why|. */
+static int load_flag(struct config *config, int argc, char *const *argv, const char **file,
+                     char *why, size_t why_size)
+{
+    const char *flag = argv[0];
+    if (flag[0] != '-' || flag[1] == '\0') {
+        snprintf(why, why_size, "\"%s\" is not a flag", flag);
+        return 0;
+    }
+    const char *name = flag + (flag[1] == '-' ? 2 : 1);
+    size_t name_size = strcspn(name, "=");
+    const char *text = name[name_size] == '=' ? name + name_size + 1 : NULL;
+    if ((name_size == 4 && memcmp(name, "help", 4) == 0) || (name_size == 1 && *name == 'h')) {
+        config->help_asked = true;
+        return 1;
+    }
+    bool is_file = name_size == 11 && memcmp(name, "config-file", 11) == 0;
+    size_t id = find_setting(name, name_size);
+    if (id == SETTING_COUNT && !is_file) {
+        snprintf(why, why_size, "unknown flag %s", flag);
+        return 0;
+    }
+    int taken = 1;
+    if (text == NULL && !is_file && settings[id].kind == SETTING_BOOL) {
+        text = "true";
+    } else if (text == NULL) {
+        if (argc < 2) {
+            snprintf(why, why_size, "flag %s needs a value", flag);
+            return 0;
+        }
+        text = argv[1];
+        taken = 2;
+    }
+    if (is_file) {
+        *file = text;
+        return taken;
+    }
+    return set_value(config, id, text, SOURCE_FLAG, why, why_size) == ERR_OK ? taken : 0;
+}
+
+static enum err check_values(const struct config *config, char *why, size_t why_size)
+{
+    static const struct {
+        enum setting_id id;
+        int64_t min;
+        int64_t max;
+    } bounds[] = {
+        {SETTING_ID_poll_interval, 1000000, INT64_C(60000000000)},
+        {SETTING_ID_watch_progress_notify_interval, 100000000, INT64_MAX},
+        {SETTING_ID_io_threads, 0, LIMIT_IO_THREADS},
+        {SETTING_ID_max_request_bytes, 1024, INT64_C(1) << 30},
+        {SETTING_ID_max_txn_ops, 1, LIMIT_BATCH_ROWS},
+        {SETTING_ID_max_concurrent_streams, 1, UINT32_MAX},
+        {SETTING_ID_datastore_connect_timeout, 1000000, INT64_C(600000000000)},
+        {SETTING_ID_datastore_statement_timeout, 1000000, INT64_C(600000000000)},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(bounds); i++) {
+        const struct setting_value *value = &config->values[bounds[i].id];
+        if (value->number < bounds[i].min || value->number > bounds[i].max) {
+            snprintf(why, why_size, "--%s: %s is out of bounds", settings[bounds[i].id].name,
+                     value->text);
+            return ERR_CONFIG;
+        }
+    }
+    return ERR_OK;
+}
+
+enum err config_load(struct config *config, int argc, char *const *argv, char *const *env,
+                     char *why, size_t why_size)
+{
+    memset(config, 0, sizeof(*config));
+    for (size_t id = 0; id < SETTING_COUNT; id++) {
+        TRY(set_value(config, id, settings[id].fallback, SOURCE_DEFAULT, why, why_size));
+    }
+    const char *file = env_find(env, "DROVER_CONFIG_FILE");
+    for (int at = 0; at < argc;) {
+        int taken = load_flag(config, argc - at, argv + at, &file, why, why_size);
+        if (taken == 0) {
+            return ERR_CONFIG;
+        }
+        at += taken;
+    }
+    TRY(load_env(config, env, why, why_size));
+    if (file != NULL && !config->help_asked) {
+        struct file_visit visit = {config, why, why_size};
+        TRY(config_file_read(file, file_setting, &visit, why, why_size));
+    }
+    return check_values(config, why, why_size);
+}
+
+void config_fini(struct config *config)
+{
+    for (size_t id = 0; id < SETTING_COUNT; id++) {
+        mem_free(config->values[id].text);
+        config->values[id].text = NULL;
+    }
+}
+
+/* ---- printing ------------------------------------------------------------------------------- */
+
+/* |text| in lines of at most 96 columns, each behind |indent|. */
+static void print_wrapped(FILE *out, const char *indent, const char *text)
+{
+    size_t width = 96 - strlen(indent);
+    while (*text != '\0') {
+        size_t size = strlen(text);
+        if (size > width) {
+            size = width;
+            while (size > 0 && text[size] != ' ') {
+                size--;
+            }
+        }
+        fprintf(out, "%s%.*s\n", indent, (int)size, text);
+        text += size;
+        text += *text == ' ';
+    }
+}
+
+void config_print_help(FILE *out)
+{
+#define SECTION(title) fprintf(out, "\n%s:\n", title);
+#define SETTING(field, name, kind, fallback, etcd, help) \
+    fprintf(out, "  --%s '%s'\n", name, fallback);       \
+    print_wrapped(out, "      ", help);
+#include "server/config.def"
+#undef SETTING
+#undef SECTION
+    fprintf(out, "\n  --config-file PATH\n");
+    print_wrapped(out, "      ",
+                  "YAML file with the names above as keys; configs/full.yaml has them "
+                  "all. Also DROVER_CONFIG_FILE.");
+    fprintf(out,
+            "\nEach is also read from the environment: DROVER_DATA_DIR for --data-dir, and ETCD_… "
+            "where\netcd has the same flag. A flag wins over DROVER_…, then ETCD_…, then the file."
+            "\n");
+}
+
+static bool needs_quotes(const char *text)
+{
+    return *text == '\0' || strpbrk(text, ":#'\"{}[],&*!|>%@` ") != NULL;
+}
+
+static void print_setting(FILE *out, const char *name, const char *text)
+{
+    fprintf(out, needs_quotes(text) ? "%s: \"%s\"" : "%s: %s", name, text);
+}
+
+void config_print(const struct config *config, FILE *out)
+{
+    static const char *const sources[] = {"default", "file", "ETCD_ environment",
+                                          "DROVER_ environment", "flag"};
+    for (size_t id = 0; id < SETTING_COUNT; id++) {
+        const struct setting_value *value = &config->values[id];
+        char redacted[4096];
+        snprintf(redacted, sizeof(redacted), "%s", value->text);
+        if (id == SETTING_ID_datastore && value->text[0] != '\0') {
+            sql_url_redacted(value->text, redacted, sizeof(redacted));
+        }
+        print_setting(out, settings[id].name, redacted);
+        fprintf(out, " # %s\n", sources[value->source]);
+    }
+}
+
+void config_print_example(FILE *out)
+{
+    fprintf(out, "# Every setting of drover at its default: drover serve --config-file full.yaml\n"
+                 "# A flag wins over DROVER_…, then ETCD_…, then this file.\n");
+#define SECTION(title) fprintf(out, "\n# ---- %s ----\n", title);
+#define SETTING(field, name, kind, fallback, etcd, help) \
+    fprintf(out, "\n");                                  \
+    print_wrapped(out, "# ", help);                      \
+    print_setting(out, name, fallback);                  \
+    fprintf(out, "\n");
+#include "server/config.def"
+#undef SETTING
+#undef SECTION
+}

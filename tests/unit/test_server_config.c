@@ -1,0 +1,224 @@
+/* Settings: sources, precedence, kinds, and one clear line for every mistake. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "server/config.h"
+
+struct load {
+    struct config config;
+    char why[512];
+    enum err err;
+};
+
+static void load(struct load *load, char *const *argv, char *const *env)
+{
+    int argc = 0;
+    while (argv[argc] != NULL) {
+        argc++;
+    }
+    load->why[0] = '\0';
+    load->err = config_load(&load->config, argc, argv, env, load->why, sizeof(load->why));
+}
+
+/* A file with |text|; the caller unlinks and frees. */
+static char *file_with(const char *text)
+{
+    char *path = strdup("/tmp/drover-config-XXXXXX");
+    int fd = mkstemp(path);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, text, strlen(text)), (ssize_t)strlen(text));
+    assert_int_equal(close(fd), 0);
+    return path;
+}
+
+static void stronger_sources_win(void **state)
+{
+    (void)state;
+    char *path = file_with("name: from-file\ndata-dir: from-file\nlog-level: warn\n"
+                           "poll-interval: 20ms\n");
+    struct load l;
+    char *argv[] = {"--config-file", path, "--name=from-flag", NULL};
+    char *env[] = {"DROVER_NAME=from-env", "ETCD_DATA_DIR=from-etcd", "DROVER_LOG_LEVEL=debug",
+                   "ETCD_LOG_LEVEL=error", "ETCD_POLL_INTERVAL=5s",   NULL};
+    load(&l, argv, env);
+    assert_int_equal(l.err, ERR_OK);
+    assert_string_equal(config_text(&l.config, SETTING_ID_name), "from-flag");
+    assert_string_equal(config_text(&l.config, SETTING_ID_data_dir), "from-etcd");
+    assert_string_equal(config_text(&l.config, SETTING_ID_log_level), "debug");
+    /* Not a setting of etcd's: its environment does not count. */
+    assert_int_equal(config_number(&l.config, SETTING_ID_poll_interval), 20000000);
+    assert_string_equal(config_text(&l.config, SETTING_ID_transaction_mode), "auto");
+    config_fini(&l.config);
+    unlink(path);
+    free(path);
+}
+
+static void flags_take_every_form_of_go(void **state)
+{
+    (void)state;
+    struct load l;
+    char *argv[] = {"-name", "a", "--io-threads", "4", "--datastore-pooler", "-poll-interval=1s",
+                    NULL};
+    load(&l, argv, NULL);
+    assert_int_equal(l.err, ERR_OK);
+    assert_string_equal(config_text(&l.config, SETTING_ID_name), "a");
+    assert_int_equal(config_number(&l.config, SETTING_ID_io_threads), 4);
+    assert_int_equal(config_number(&l.config, SETTING_ID_datastore_pooler), 1);
+    assert_int_equal(config_number(&l.config, SETTING_ID_poll_interval), 1000000000);
+    config_fini(&l.config);
+
+    char *off[] = {"--datastore-pooler=false", NULL};
+    load(&l, off, NULL);
+    assert_int_equal(config_number(&l.config, SETTING_ID_datastore_pooler), 0);
+    config_fini(&l.config);
+}
+
+static void mistakes_are_told_in_one_line(void **state)
+{
+    (void)state;
+    static const struct {
+        char *argv[3];
+        const char *why;
+    } cases[] = {
+        {{"--nonsense", "1"}, "unknown flag --nonsense"},
+        {{"--name"}, "flag --name needs a value"},
+        {{"stray"}, "\"stray\" is not a flag"},
+        {{"--io-threads", "many"}, "--io-threads: \"many\" is not a whole number"},
+        {{"--io-threads", "65"}, "--io-threads: 65 is out of bounds"},
+        {{"--poll-interval", "fast"},
+         "--poll-interval: \"fast\" is not a duration such as 100ms or 1h30m"},
+        {{"--poll-interval", "0"}, "--poll-interval: 0 is out of bounds"},
+        {{"--datastore-pooler=perhaps"}, "--datastore-pooler: \"perhaps\" is not true or false"},
+        {{"--config-file", "/does/not/exist"}, "/does/not/exist: No such file or directory"},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        struct load l;
+        load(&l, cases[i].argv, NULL);
+        assert_int_equal(l.err, ERR_CONFIG);
+        assert_string_equal(l.why, cases[i].why);
+        config_fini(&l.config);
+    }
+}
+
+static void a_wrong_file_names_its_line(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        const char *why;
+    } cases[] = {
+        {"name: a\nnonsense: 1\n", "configuration file: unknown setting \"nonsense\""},
+        {"- a\n- b\n", ":1: lists and aliases have no meaning here"},
+        {"name: a\ndata-dir:\n  nested: 1\n", ":3: values are not nested here"},
+        {"name: \"a\n", ": found unexpected end of stream"},
+        {"just words\n", ":1: a mapping of names to values is expected"},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        char *path = file_with(cases[i].text);
+        struct load l;
+        char *argv[] = {"--config-file", path, NULL};
+        load(&l, argv, NULL);
+        assert_int_equal(l.err, ERR_CONFIG);
+        assert_non_null(strstr(l.why, cases[i].why));
+        config_fini(&l.config);
+        unlink(path);
+        free(path);
+    }
+}
+
+static void durations_are_read_as_go_does(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        bool ok;
+        int64_t ns;
+    } cases[] = {
+        {"0", true, 0},         {"100ms", true, 100000000}, {"1h2m3.5s", true, 3723500000000},
+        {"1.5us", true, 1500},  {"7ns", true, 7},           {"", false, 0},
+        {"5", false, 0},        {"-1s", false, 0},          {"1d", false, 0},
+        {"s", false, 0},        {"1e3s", false, 0},         {"0x10s", false, 0},
+        {"9999999h", false, 0}, {"1s ", false, 0},          {".5s", true, 500000000},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        int64_t ns = 0;
+        assert_int_equal(config_parse_duration(cases[i].text, &ns), cases[i].ok);
+        assert_int_equal(ns, cases[i].ns);
+    }
+}
+
+static char *printed(void (*print)(const struct config *config, FILE *out),
+                     const struct config *config)
+{
+    char *text = NULL;
+    size_t size = 0;
+    FILE *out = open_memstream(&text, &size);
+    print(config, out);
+    assert_int_equal(fclose(out), 0);
+    return text;
+}
+
+static void print_example(const struct config *config, FILE *out)
+{
+    (void)config;
+    config_print_example(out);
+}
+
+static void the_printed_configuration_hides_passwords_and_loads_again(void **state)
+{
+    (void)state;
+    struct load l;
+    char *argv[] = {"--datastore", "postgres://me:secret@127.0.0.1:5432/db", "--name", "x: y",
+                    NULL};
+    load(&l, argv, NULL);
+    assert_int_equal(l.err, ERR_OK);
+    char *text = printed(config_print, &l.config);
+    config_fini(&l.config);
+    assert_null(strstr(text, "secret"));
+    assert_non_null(strstr(text, "name: \"x: y\" # flag"));
+
+    char *path = file_with(text);
+    char *again[] = {"--config-file", path, NULL};
+    load(&l, again, NULL);
+    assert_int_equal(l.err, ERR_OK);
+    assert_string_equal(config_text(&l.config, SETTING_ID_name), "x: y");
+    config_fini(&l.config);
+    unlink(path);
+    free(path);
+    free(text);
+}
+
+static void configs_full_yaml_is_what_the_table_says(void **state)
+{
+    (void)state;
+    char *expected = printed(print_example, NULL);
+    FILE *file = fopen(DROVER_SOURCE_DIR "/configs/full.yaml", "rbe");
+    assert_non_null(file);
+    size_t size = strlen(expected);
+    char *found = calloc(1, size + 2);
+    assert_int_equal(fread(found, 1, size + 1, file), size);
+    assert_string_equal(found, expected);
+    assert_int_equal(fclose(file), 0);
+    free(found);
+    free(expected);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(stronger_sources_win),
+        cmocka_unit_test(flags_take_every_form_of_go),
+        cmocka_unit_test(mistakes_are_told_in_one_line),
+        cmocka_unit_test(a_wrong_file_names_its_line),
+        cmocka_unit_test(durations_are_read_as_go_does),
+        cmocka_unit_test(the_printed_configuration_hides_passwords_and_loads_again),
+        cmocka_unit_test(configs_full_yaml_is_what_the_table_says),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
