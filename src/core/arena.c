@@ -33,17 +33,24 @@ void arena_fini(struct arena *arena)
 
 void arena_reset(struct arena *arena)
 {
+    struct arena_block *first = arena->first;
     struct arena_block *block = arena->blocks;
-    while (block != NULL && block->next != NULL) {
+    while (block != NULL) {
         struct arena_block *next = block->next;
-        ASSERT(arena->size_used >= block->size);
-        arena->size_used -= block->size;
-        mem_free(block);
+        if (block != first) {
+            mem_free(block);
+        }
         block = next;
     }
-    arena->blocks = block;
-    arena->at = block == NULL ? NULL : block->bytes;
-    arena->room = block == NULL ? 0 : block->size;
+    arena_init(arena, arena->size_max);
+    if (first != NULL) {
+        first->next = NULL;
+        arena->blocks = first;
+        arena->first = first;
+        arena->at = first->bytes;
+        arena->room = first->size;
+        arena->size_used = first->size;
+    }
 }
 
 /* Blocks double with the arena, so that their number stays small. */
@@ -80,6 +87,7 @@ static uint8_t *arena_alloc_slow(struct arena *arena, size_t size)
     }
     block->next = arena->blocks;
     arena->blocks = block;
+    arena->first = arena->first == NULL ? block : arena->first;
     arena->at = block->bytes + size;
     arena->room = block->size - size;
     return block->bytes;

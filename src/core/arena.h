@@ -8,7 +8,8 @@ struct arena_block;
 
 /* Grows by blocks up to |size_max| bytes in total. One thread at a time. */
 struct arena {
-    struct arena_block *blocks; /* Newest first. */
+    struct arena_block *blocks; /* The one with room first. */
+    struct arena_block *first;  /* The oldest, which arena_reset keeps. */
     uint8_t *at;                /* Next free byte of the newest block. */
     size_t room;                /* Bytes left in it. */
     size_t size_used;           /* Bytes of all blocks, without their small headers. */

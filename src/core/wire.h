@@ -51,6 +51,16 @@ struct wire_reader {
     const uint8_t *end;
 };
 
+/* Over |bytes|, which may be empty with a NULL pointer. */
+static inline struct wire_reader wire_reader_of(struct slice bytes)
+{
+    return (struct wire_reader){bytes.data, bytes.size == 0 ? bytes.data : bytes.data + bytes.size};
+}
+static inline bool wire_is_at_end(const struct wire_reader *reader)
+{
+    return reader->at == reader->end;
+}
+
 /* False when truncated, longer than ten bytes, or over 64 bits: Go's protowire rules. */
 MUST_CHECK bool wire_get_varint(struct wire_reader *reader, uint64_t *value);
 /* False also for field 0 or above 2^29-1. |type| is 0..5 on success. */

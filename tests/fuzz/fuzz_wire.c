@@ -51,14 +51,14 @@ static void field_write(struct buf *buf, const struct field *field)
 
 static void field_check_again(struct slice written, const struct field *field)
 {
-    struct wire_reader reader = {written.data, written.data + written.size};
+    struct wire_reader reader = wire_reader_of(written);
     struct field again = {0};
     ASSERT(wire_get_tag(&reader, &again.number, &again.type));
     ASSERT(again.number == field->number && again.type == field->type);
     ASSERT(field_read(&reader, &again));
     ASSERT(again.varint == field->varint);
     ASSERT(slice_equal(again.bytes, field->bytes));
-    ASSERT(reader.at == reader.end);
+    ASSERT(wire_is_at_end(&reader));
 }
 
 /* Slow and plain, from the definition: decode one code point, encode it, compare. */
@@ -92,8 +92,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct slice input = slice_of(data, size);
     ASSERT(wire_utf8_is_valid(input) == utf8_is_valid_slowly(input));
     struct buf buf = {0};
-    struct wire_reader reader = {data, data + size};
-    while (reader.at != reader.end) {
+    struct wire_reader reader = wire_reader_of(input);
+    while (!wire_is_at_end(&reader)) {
         struct field field = {0};
         if (!wire_get_tag(&reader, &field.number, &field.type)) {
             break;
