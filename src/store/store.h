@@ -6,12 +6,16 @@
  * time or randomness of its own.
  *
  *   store.c       life: open, load, ready, stop; what the others share
- *   writer.c      admission, the queue, deadlines
- *   txn.c         etcd's semantics: a request evaluated against a private edit, into rows
+ *   load.c        everything from the log at start, checked; again when too far behind
+ *   check.c       validity of requests: pure, called by the asker
+ *   writer.c      admission, the queue, deadlines, answers
+ *   eval.c        a request evaluated against a private edit, into rows and effects
+ *   txn.c         etcd's transactions
  *   range.c       Range on any snapshot: also used by io threads
- *   batch.c       the batch machine: collect, evaluate, append, doubt, lock, answer
+ *   batch.c       the batch machine: collect, evaluate, append, lock, answer
+ *   doubt.c       the batch machine when the answer is unclear or negative
  *   apply.c       the only door into the cache
- *   tail.c        other replicas' entries: poll, hint, check, apply, reload
+ *   tail.c        other replicas' entries: poll, hint, check
  *   read_index.c  linearizable reads: one probe for all that wait
  *   leases.c      keep-alives, expiry by the owner of the duty, TimeToLive
  *   upkeep.c      heartbeat, duty, members, purge of dead rows
@@ -75,7 +79,8 @@ struct store_compare {
 };
 struct store_txn;
 struct store_op {
-    enum { STORE_OP_RANGE, STORE_OP_PUT, STORE_OP_DELETE, STORE_OP_TXN } kind;
+    /* NONE: an empty oneof; store_txn_check refuses it. */
+    enum { STORE_OP_RANGE, STORE_OP_PUT, STORE_OP_DELETE, STORE_OP_TXN, STORE_OP_NONE } kind;
     union {
         struct store_range *range;
         struct store_put *put;
@@ -112,7 +117,8 @@ struct store_delete_answer {
 };
 struct store_txn_answer;
 struct store_op_answer {
-    int kind; /* As store_op.kind. */
+    int kind;         /* As store_op.kind. */
+    int64_t revision; /* For the header of a range, put or delete. */
     union {
         struct store_range_answer range;
         struct store_put_answer put;
@@ -125,6 +131,20 @@ struct store_txn_answer {
     uint32_t op_count;
     struct store_op_answer *ops;
 };
+
+/* ---- validity: pure, any thread; called by the asker before it submits or runs a request ------ */
+
+/* etcd's checks of one request, in etcd's order: EMPTY_KEY, INVALID_SORT_OPTION, VALUE_PROVIDED,
+ * LEASE_PROVIDED; for a Txn also TOO_MANY_OPS, KEY_NOT_FOUND (an empty op), DUPLICATE_KEY.
+ * Txn: O(ops x depth), allocates while it runs; REQUEST_TOO_LARGE at its memory's ceiling. */
+MUST_CHECK enum err store_range_check(const struct store_range *range);
+MUST_CHECK enum err store_put_check(const struct store_put *put);
+MUST_CHECK enum err store_delete_check(const struct store_delete *del);
+MUST_CHECK enum err store_txn_check(const struct store_txn *txn, uint64_t max_ops);
+/* Every direct op of both branches is a Range: runs on a snapshot, is never ordered. */
+bool store_txn_is_readonly(const struct store_txn *txn);
+/* A read-only Txn whose ranges are all serializable (an empty one is): needs no read index. */
+bool store_txn_is_serializable(const struct store_txn *txn);
 
 /* ---- requests ------------------------------------------------------------------------------- */
 
@@ -147,6 +167,7 @@ enum store_kind {
  * thread), and owned by store until |done|. |arena| is the asker's and is used by store for the
  * answer between the two; nobody else may touch it then.
  */
+struct request_list;
 struct store_request {
     struct loop_post post; /* Private between store_post and |done|. */
     struct store *store;   /* Set by store_post. */
@@ -184,9 +205,12 @@ struct store_request {
         } lease;
     } answer;
     void (*done)(struct store_request *request);
-    struct store_request *next; /* Private. */
-    struct timer timer;         /* Private. */
-    uint32_t state;             /* Private. */
+    struct store_request *next; /* Private, all below. */
+    struct store_request *prev;
+    struct request_list *list;
+    struct timer timer;
+    uint64_t arrival;
+    uint32_t state;
 };
 
 /* Any thread: queue for the store's loop. |home|'s loop runs |done|. */
@@ -209,6 +233,13 @@ bool store_reads_are_local(const struct store *store);
 MUST_CHECK enum err store_range_run(const struct cache_snapshot *snapshot,
                                     const struct store_range *range, struct arena *arena,
                                     struct store_range_answer *answer);
+/*
+ * Evaluate a read-only Txn on |snapshot|: FUTURE_REV, COMPACTED, REQUEST_TOO_LARGE. |revision| is
+ * for the header. Any reader thread.
+ */
+MUST_CHECK enum err store_txn_run_readonly(const struct cache_snapshot *snapshot,
+                                           const struct store_txn *txn, struct arena *arena,
+                                           struct store_txn_answer *answer, int64_t *revision);
 /* True when |range| needs neither sort nor filter: can be walked and streamed without an array. */
 bool store_range_is_plain(const struct store_range *range);
 
