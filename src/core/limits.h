@@ -4,52 +4,55 @@
 
 #include <assert.h>
 
+/* Not formatted, so that a new row does not move the others. */
+/* clang-format off */
 enum {
-    LIMIT_REQUEST_SIZE_MAX = 1536 * 1024,   /* Bytes; etcd's --max-request-bytes default. */
-    LIMIT_REQUEST_OVERHEAD = 512 * 1024,    /* Bytes; gRPC receives request max + this. */
-    LIMIT_TXN_OPS_MAX = 128,                /* Ops in one Txn; etcd's --max-txn-ops default. */
-    LIMIT_PROTO_DEPTH = 10000,              /* Message levels; Go's protobuf limit. */
-    LIMIT_BATCH_ROWS = 1024,                /* A batch closes here, but holds whole etcd writes. */
-    LIMIT_BATCH_BYTES = 8 * 1024 * 1024,    /* Likewise, keys and values. */
-    LIMIT_WRITES_QUEUED_MAX = 65536,        /* Beyond it: too many requests. */
+    LIMIT_REQUEST_SIZE_MAX = 1536 * 1024, /* Bytes; etcd's --max-request-bytes default. */
+    LIMIT_REQUEST_OVERHEAD = 512 * 1024,  /* Bytes; gRPC receives request max + this. */
+    LIMIT_TXN_OPS_MAX = 128,              /* Ops in one Txn; etcd's --max-txn-ops default. */
+    LIMIT_PROTO_DEPTH = 10000,            /* Message levels; Go's protobuf limit. */
+    LIMIT_BATCH_ROWS = 1024,              /* A batch closes here, but holds whole etcd writes. */
+    LIMIT_BATCH_BYTES = 8 * 1024 * 1024,  /* Likewise, keys and values. */
+    LIMIT_WRITES_QUEUED_MAX = 65536,      /* Beyond it: too many requests. */
     LIMIT_WRITE_BYTES_QUEUED_MAX = 256 * 1024 * 1024,
-    LIMIT_READS_WAITING_MAX = 1024 * 1024,  /* Linearizable reads that wait for an index. */
-    LIMIT_TAIL_ENTRIES = 1024,              /* Entries in one tail answer ... */
-    LIMIT_TAIL_BYTES = 16 * 1024 * 1024,    /* ... and bytes; always one whole entry. */
-    LIMIT_REQUEST_TIMEOUT_MS = 7000,        /* A write without a deadline of its own. */
-    LIMIT_HTTP_HEADER_SIZE = 64 * 1024,     /* Bytes of one request's header list, HTTP/1 and 2. */
+    LIMIT_READS_WAITING_MAX = 1024 * 1024, /* Linearizable reads that wait for an index. */
+    LIMIT_TAIL_ENTRIES = 1024,             /* Entries in one tail answer ... */
+    LIMIT_TAIL_BYTES = 16 * 1024 * 1024,   /* ... and bytes; always one whole entry. */
+    LIMIT_REQUEST_TIMEOUT_MS = 7000,       /* A write without a deadline of its own. */
+    LIMIT_HTTP_HEADER_SIZE = 64 * 1024,    /* Bytes of one request's header list, HTTP/1 and 2. */
     LIMIT_HTTP_HEADER_COUNT = 256,
     LIMIT_IO_THREADS = 64,
     LIMIT_LISTENERS = 32,
-    LIMIT_CONNECTIONS = 65536,              /* All threads together; more are closed at once. */
-    LIMIT_CALL_ARENA_MAX = 64 * 1024 * 1024,  /* Bytes that one call may decode and compose. */
-    LIMIT_STREAM_OUT_HIGH = 1024 * 1024,    /* Bytes waiting on one stream: rpc_send says stop ... */
-    LIMIT_STREAM_OUT_LOW = 256 * 1024,      /* ... and on_writable says go on. */
-    LIMIT_STREAM_WINDOW = 1024 * 1024,      /* HTTP/2 flow control, inbound. */
+    LIMIT_CONNECTIONS = 65536,               /* All threads together; more are closed at once. */
+    LIMIT_CALL_ARENA_MAX = 64 * 1024 * 1024, /* Bytes that one call may decode and compose. */
+    LIMIT_STREAM_OUT_HIGH = 1024 * 1024, /* Bytes waiting on one stream: rpc_send says stop ... */
+    LIMIT_STREAM_OUT_LOW = 256 * 1024,   /* ... and on_writable says go on. */
+    LIMIT_STREAM_WINDOW = 1024 * 1024,   /* HTTP/2 flow control, inbound. */
     LIMIT_CONN_WINDOW = 16 * 1024 * 1024,
-    LIMIT_CONN_IN_MAX = 128 * 1024 * 1024,  /* Messages held for one connection's calls. */
-    LIMIT_CONN_OUT_MAX = 256 * 1024 * 1024, /* Answers waiting; beyond it new streams are refused. */
-    LIMIT_CONN_WRITE = 256 * 1024,          /* Bytes of one vectored write ... */
-    LIMIT_CONN_TURN_WRITE = 1024 * 1024,    /* ... and of one turn, so that urgent data cuts in. */
-    LIMIT_STREAM_RESETS = 100 * 1000,       /* RST_STREAM at once and per second, per connection. */
-    LIMIT_STATUS_MESSAGE = 8 * 1024,        /* Bytes of grpc-message before encoding. */
-    LIMIT_HANDSHAKE_MS = 120 * 1000,        /* To the first whole request or preface. */
-    LIMIT_HTTP_IDLE_MS = 300 * 1000,        /* HTTP/1 keep-alive, also the time of one request. */
-    LIMIT_GOAWAY_MS = 500,                  /* Wait so long for a client to see the first GOAWAY. */
-    LIMIT_LINGER_MS = 1000,                 /* Read on after a refusal, so that it is not lost. */
+    LIMIT_CONN_IN_MAX = 128 * 1024 * 1024, /* Messages held for one connection's calls. */
+    LIMIT_CONN_OUT_MAX = 256 * 1024 * 1024, /* Answers waiting; beyond it streams are refused. */
+    LIMIT_CONN_WRITE = 256 * 1024,       /* Bytes of one vectored write ... */
+    LIMIT_CONN_TURN_WRITE = 1024 * 1024, /* ... and of one turn, so that urgent data cuts in. */
+    LIMIT_STREAM_RESETS = 100 * 1000,    /* RST_STREAM at once and per second, per connection. */
+    LIMIT_STATUS_MESSAGE = 8 * 1024,     /* Bytes of grpc-message before encoding. */
+    LIMIT_HANDSHAKE_MS = 120 * 1000,     /* To the first whole request or preface. */
+    LIMIT_HTTP_IDLE_MS = 300 * 1000,     /* HTTP/1 keep-alive, also the time of one request. */
+    LIMIT_GOAWAY_MS = 500,               /* Wait so long for a client to see the first GOAWAY. */
+    LIMIT_LINGER_MS = 1000,              /* Read on after a refusal, so that it is not lost. */
     LIMIT_WATCHERS_PER_STREAM = 1024 * 1024,
     LIMIT_WATCH_FRAGMENT_SIZE = 2 * 1024 * 1024, /* Bytes; etcd's request max + 512 KiB. */
-    LIMIT_WATCH_RUN_EVENTS = 4096,          /* New events matched before they are handed out. */
-    LIMIT_WATCH_CATCHUP_EVENTS = 16384,     /* Old events read for catch-ups in one turn, ... */
-    LIMIT_WATCH_CATCHUP_REVS = 1000,        /* ... revisions in one response, as in etcd, ... */
+    LIMIT_WATCH_RUN_EVENTS = 4096,           /* New events matched before they are handed out. */
+    LIMIT_WATCH_CATCHUP_EVENTS = 16384,      /* Old events read for catch-ups in one turn, ... */
+    LIMIT_WATCH_CATCHUP_REVS = 1000,         /* ... revisions in one response, as in etcd, ... */
     LIMIT_WATCH_CATCHUP_BYTES = 1024 * 1024, /* ... and bytes of it; whole revisions always. */
-    LIMIT_SNAPSHOT_RING = 16,               /* Recent roots that paged reads hit exactly. */
+    LIMIT_SNAPSHOT_RING = 16,                /* Recent roots that paged reads hit exactly. */
     LIMIT_LEASE_TTL_MIN_S = 2,
-    LIMIT_DELETE_SLICE_ROWS = 1000,         /* Dead rows deleted in one statement. */
-    LIMIT_RPC_METHODS = 96,                 /* gRPC methods that are counted; etcd has 49. */
-    LIMIT_LOG_LINE_SIZE = 4096,             /* Bytes of one log line, newline included. */
-    LIMIT_ENTRY_KEEP_MS = 10 * 60 * 1000,   /* Entries stay at least this long. */
+    LIMIT_DELETE_SLICE_ROWS = 1000,       /* Dead rows deleted in one statement. */
+    LIMIT_RPC_METHODS = 96,               /* gRPC methods that are counted; etcd has 49. */
+    LIMIT_LOG_LINE_SIZE = 4096,           /* Bytes of one log line, newline included. */
+    LIMIT_ENTRY_KEEP_MS = 10 * 60 * 1000, /* Entries stay at least this long. */
 };
+/* clang-format on */
 #define LIMIT_LEASE_TTL_MAX_S INT64_C(9000000000)
 
 static_assert(LIMIT_TXN_OPS_MAX <= LIMIT_BATCH_ROWS, "a default Txn of puts fits one statement");

@@ -48,10 +48,10 @@ void log_write(enum log_level level, const char *event, const struct log_field *
  * At least an event; the fields are optional (standard C17 has no __VA_OPT__, so a last field
  * that does not count stands where a comma would be too much).
  */
-#define LOG(level, ...)                                                                \
-    ((level) <= log_level_max                                                          \
-         ? log_write((level), LOG_EVENT(__VA_ARGS__, 0), LOG_FIELDS(__VA_ARGS__),      \
-                     sizeof(LOG_FIELDS(__VA_ARGS__)) / sizeof(struct log_field) - 1)   \
+#define LOG(level, ...)                                                              \
+    ((level) <= log_level_max                                                        \
+         ? log_write((level), LOG_EVENT(__VA_ARGS__, 0), LOG_FIELDS(__VA_ARGS__),    \
+                     sizeof(LOG_FIELDS(__VA_ARGS__)) / sizeof(struct log_field) - 1) \
          : (void)0)
 /* Private to LOG. */
 #define LOG_EVENT(event, ...) (event)

@@ -40,7 +40,7 @@ struct loop {
     struct timers timers;
     struct loop_hook *hooks;
     struct loop_hook **hooks_tail;
-    struct loop_hook *hook_next; /* While hooks run: the next one. */
+    struct loop_hook *hook_next;   /* While hooks run: the next one. */
     struct reclaim_reader *reader; /* Or NULL. Set before loop_run. */
     _Atomic(struct loop_post *) posted;
     uv_thread_t thread;

@@ -33,7 +33,7 @@ struct reclaim_reader {
     _Atomic uint64_t announced;
     _Atomic int64_t hold_rev; /* RECLAIM_NO_HOLD, or the lowest revision this thread still reads. */
     struct reclaim *reclaim;
-    /* Ask the thread to end a turn soon; set by its owner; NULL in tests. Writer thread calls it. */
+    /* Ask the thread to end a turn soon. Set by its owner, NULL in tests; the writer calls it. */
     void (*nudge)(struct reclaim_reader *reader);
     uint64_t nudged; /* Epoch of the last nudge. Writer thread only. */
     uint8_t pad_after[RECLAIM_LINE_SIZE];

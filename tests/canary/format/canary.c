@@ -1,0 +1,3 @@
+/* tests/format.py must refuse this file: its braces and spaces. */
+int canary( int number ) {
+  return number;}

@@ -1,0 +1,2 @@
+/* A wall between cache and sql. */
+#include "sql/sql.h"

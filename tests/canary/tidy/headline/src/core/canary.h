@@ -1,0 +1,3 @@
+#ifndef CANARY_H
+#define CANARY_H
+#endif

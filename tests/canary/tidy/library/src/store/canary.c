@@ -1,0 +1,2 @@
+/* Only sql talks to a database. */
+#include <libpq-fe.h>

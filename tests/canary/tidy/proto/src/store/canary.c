@@ -1,0 +1,2 @@
+/* Only api knows messages. */
+#include "proto/rpc.pb-c.h"
