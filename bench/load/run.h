@@ -1,7 +1,7 @@
 /*
  * What a run of the load generator is made of, and the phases that it goes through:
  *
- *     connect ──▶ fill ──▶ verify ──▶ warm-up ──▶ window ──▶ drain ──▶ result
+ *     connect -> fill -> verify -> warm-up -> window -> drain -> result
  *
  * Only what completes within the window counts, answered wrongly or not at any time does. The
  * window's begin and end are printed as they happen, so that a caller can read the server's CPU
@@ -49,7 +49,7 @@ void load_run_fini(struct load_run *run);
 void load_run_fill(struct load_run *run);
 /* List every key by pages and compare with what the fill put; ends the program if it differs. */
 void load_run_verify(struct load_run *run);
-/* Closed loop: connections x streams calls of --workload (any but watch), each slot one at a time. */
+/* Closed loop: connections x streams calls of --workload, but not watch, at any time. */
 void load_run_calls(struct load_run *run);
 
 /* For the workloads. */
