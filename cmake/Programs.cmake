@@ -21,7 +21,11 @@ endfunction()
 
 # tests/unit/test_<module>_<rest>.c, each a program of its own that links its module.
 function(unit_tests)
-  pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
+  pkg_check_modules(CMOCKA IMPORTED_TARGET cmocka)
+  if(NOT CMOCKA_FOUND)
+    message(WARNING "cmocka (libcmocka-dev) is missing: no unit tests")
+    return()
+  endif()
   set(folder ${PROJECT_SOURCE_DIR}/tests/unit)
   file(GLOB support CONFIGURE_DEPENDS ${folder}/support*.c)
   file(GLOB tests CONFIGURE_DEPENDS ${folder}/test_*.c)
@@ -99,13 +103,18 @@ endfunction()
 
 # House rules; each refuses its canaries first.
 function(gate_tests)
-  find_package(Python3 REQUIRED COMPONENTS Interpreter)
+  find_package(Python3 COMPONENTS Interpreter)
+  if(NOT Python3_FOUND)
+    message(WARNING "Python 3 is missing: the tidy and format gates are not tested")
+    return()
+  endif()
   foreach(gate tidy format)
     if(EXISTS ${PROJECT_SOURCE_DIR}/tests/${gate}.py)
       foreach(mode canary tree)
         add_test(NAME ${gate}_${mode}
           COMMAND ${Python3_EXECUTABLE} ${PROJECT_SOURCE_DIR}/tests/${gate}.py ${mode})
-        set_tests_properties(${gate}_${mode} PROPERTIES LABELS gate TIMEOUT 120)
+        set_tests_properties(${gate}_${mode} PROPERTIES LABELS gate TIMEOUT 120
+          SKIP_RETURN_CODE 77)
       endforeach()
     endif()
   endforeach()

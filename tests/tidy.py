@@ -35,7 +35,7 @@ CODE_ENDS = (*C_ENDS, ".py", ".cmake", ".sh", ".go", ".proto")
 TEXT_ENDS = (*CODE_ENDS, ".md", ".txt", ".yaml", ".yml", ".json", ".sql")
 SKIPPED_FOLDERS = {".git", "build", "canary", "corpus", "node_modules", "__pycache__", ".venv"}
 
-UNFINISHED = re.compile(r"\b(?:TO" r"DO|FIX" r"ME|X" r"XX)\b")
+UNFINISHED = re.compile(r"\b(?:TO" r"DO|FIX" r"ME|X" r"XX|HA" r"CK)\b")
 MACHINE = re.compile(r"(?<![\w.$}])/(?:home|root|Users|work)/\w")
 MUTEX = re.compile(r"\b(?:pthread_(?:mutex|rwlock|cond|spin)|uv_(?:mutex|rwlock|cond|sem_)|mtx_)")
 INCLUDE = re.compile(r'\s*#\s*include\s*([<"])([^>"]+)[>"]')
