@@ -104,36 +104,22 @@ static const char *const check_names[CHECK_COUNT] = {
 
 enum shape { SHAPE_HEALTH, SHAPE_CHECKS };
 
-/* One health question that may have to wait for a read index. */
+/* One health question; its reads are asked one after the other, and may have to wait. */
 struct question {
-    struct store_request request; /* Owned by store until |done|. */
     struct rpc_http *http;
-    struct store *store;
+    const struct http_context *context;
+    uint32_t thread;
     enum shape shape;
     unsigned checks; /* CHECK_BIT of those to run. */
+    unsigned asked;  /* Of those, the reads that have been answered. */
     bool verbose;
-    enum err linearizable; /* Outcome, when asked for. */
+    enum err outcomes[CHECK_COUNT];
 };
-
-static bool serves_reads(const struct store *store)
-{
-    const struct store_facts *facts = store_facts(store);
-    return facts->ready;
-}
 
 static const char *check_failure(const struct question *question, enum check check)
 {
-    switch (check) {
-    case CHECK_SERIALIZABLE:
-        return serves_reads(question->store) ? NULL : err_text(ERR_NO_LEADER);
-    case CHECK_LINEARIZABLE:
-        return question->linearizable == ERR_OK ? NULL : err_text(question->linearizable);
-    case CHECK_CORRUPTION: /* A replica that finds its log broken ends: none serves a corrupt one. */
-    case CHECK_LEARNER:    /* Every replica is equal. */
-    case CHECK_COUNT:
-        return NULL;
-    }
-    return NULL;
+    enum err outcome = question->outcomes[check];
+    return outcome == ERR_OK ? NULL : err_text(outcome);
 }
 
 static void answer_checks(struct question *question)
@@ -162,7 +148,7 @@ static void answer_checks(struct question *question)
 
 static void answer_health(struct question *question)
 {
-    const struct store_facts *facts = store_facts(question->store);
+    const struct store_facts *facts = store_facts(question->context->store);
     bool linearizable = (question->checks & CHECK_BIT(CHECK_LINEARIZABLE)) != 0;
     struct buf body = {0};
     const char *failure =
@@ -190,46 +176,67 @@ static void question_answer(struct question *question)
     mem_free(question);
 }
 
-static void question_indexed(struct store_request *request)
+/* data_corruption and non_learner hold by construction: a replica that finds its log broken ends,
+ * and every replica is equal. The reads are asked. */
+static const enum check reads[] = {CHECK_SERIALIZABLE, CHECK_LINEARIZABLE};
+
+static void question_answered(void *arg, enum err err);
+
+static void question_go_on(struct question *question)
 {
-    struct question *question = CONTAINER_OF(request, struct question, request);
-    question->linearizable = request->err;
+    for (size_t i = 0; i < ARRAY_COUNT(reads); i++) {
+        unsigned bit = CHECK_BIT(reads[i]);
+        if ((question->checks & bit) != 0 && (question->asked & bit) == 0) {
+            api_health(question->context->api, question->thread, reads[i] == CHECK_SERIALIZABLE,
+                       question_answered, question);
+            return;
+        }
+    }
     question_answer(question);
 }
 
-static void question_ask(struct rpc_http *http, struct store *store, enum shape shape,
-                         unsigned checks, bool verbose)
+static void question_answered(void *arg, enum err err)
+{
+    struct question *question = arg;
+    for (size_t i = 0; i < ARRAY_COUNT(reads); i++) {
+        unsigned bit = CHECK_BIT(reads[i]);
+        if ((question->checks & bit) != 0 && (question->asked & bit) == 0) {
+            question->asked |= bit;
+            question->outcomes[reads[i]] = err;
+            break;
+        }
+    }
+    question_go_on(question);
+}
+
+static void question_ask(struct rpc_http *http, const struct http_context *context,
+                         enum shape shape, unsigned checks, bool verbose)
 {
     struct question *question = mem_alloc(sizeof(*question));
     question->http = http;
-    question->store = store;
+    question->context = context;
+    question->thread = rpc_http_thread(http);
     question->shape = shape;
     question->checks = checks;
     question->verbose = verbose;
-    if ((checks & CHECK_BIT(CHECK_LINEARIZABLE)) == 0) {
-        question_answer(question);
-        return;
-    }
-    question->request.home = rpc_http_loop(http);
-    question->request.kind = STORE_READ_INDEX;
-    question->request.deadline_ns = UINT64_MAX;
-    question->request.done = question_indexed;
-    store_post(store, &question->request);
+    question_go_on(question);
 }
 
 /* ---- paths ----------------------------------------------------------------------------------- */
 
-static void serve_health(struct rpc_http *http, struct slice query, struct store *store)
+static void serve_health(struct rpc_http *http, struct slice query,
+                         const struct http_context *context)
 {
     bool serializable = http_query_has_value(query, "serializable", "true");
     unsigned checks = CHECK_BIT(serializable ? CHECK_SERIALIZABLE : CHECK_LINEARIZABLE);
-    question_ask(http, store, SHAPE_HEALTH, checks, false);
+    question_ask(http, context, SHAPE_HEALTH, checks, false);
 }
 
-static void serve_version(struct rpc_http *http, struct slice query, struct store *store)
+static void serve_version(struct rpc_http *http, struct slice query,
+                          const struct http_context *context)
 {
     (void)query;
-    (void)store;
+    (void)context;
     rpc_http_answer(http, 200, json_type,
                     SLICE_LIT("{\"etcdserver\":\"" SERVER_ETCD_VERSION
                               "\",\"etcdcluster\":\"" SERVER_ETCD_CLUSTER_VERSION
@@ -237,10 +244,11 @@ static void serve_version(struct rpc_http *http, struct slice query, struct stor
                     NULL);
 }
 
-static void serve_metrics(struct rpc_http *http, struct slice query, struct store *store)
+static void serve_metrics(struct rpc_http *http, struct slice query,
+                          const struct http_context *context)
 {
     (void)query;
-    (void)store;
+    (void)context;
     struct buf page = {0};
     metrics_render(&page);
     rpc_http_answer(http, 200, "text/plain; version=0.0.4; charset=utf-8", buf_slice(&page), NULL);
@@ -249,7 +257,7 @@ static void serve_metrics(struct rpc_http *http, struct slice query, struct stor
 
 struct path {
     const char *path;
-    void (*serve)(struct rpc_http *http, struct slice query, struct store *store);
+    void (*serve)(struct rpc_http *http, struct slice query, const struct http_context *context);
 };
 static const struct path paths[] = {
     {"/health", serve_health},
@@ -300,7 +308,7 @@ static bool is_check_root(struct slice path)
 
 void http_serve(struct rpc_http *http, const struct rpc_http_request *request, void *arg)
 {
-    struct store *store = arg;
+    const struct http_context *context = arg;
     const struct path *path = NULL;
     for (size_t i = 0; i < ARRAY_COUNT(paths); i++) {
         if (slice_equal(request->path, slice_str(paths[i].path))) {
@@ -318,8 +326,8 @@ void http_serve(struct rpc_http *http, const struct rpc_http_request *request, v
         return;
     }
     if (path != NULL) {
-        path->serve(http, request->query, store);
+        path->serve(http, request->query, context);
         return;
     }
-    question_ask(http, store, SHAPE_CHECKS, checks, http_query_has(request->query, "verbose"));
+    question_ask(http, context, SHAPE_CHECKS, checks, http_query_has(request->query, "verbose"));
 }

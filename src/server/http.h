@@ -5,11 +5,17 @@
 #ifndef SERVER_HTTP_H
 #define SERVER_HTTP_H
 
+#include "api/api.h"
 #include "rpc/rpc.h"
-#include "store/store.h"
 
-/* An rpc_http_fn; |arg| is the struct store. Io thread. Linearizable checks wait for a read index and
- * answer later. */
+/* What the paths need: |arg| of http_serve. */
+struct http_context {
+    struct api *api;
+    const struct store *store;
+};
+
+/* An rpc_http_fn; |arg| is a struct http_context. Io thread. Linearizable checks wait for a read
+ * index and answer later. */
 void http_serve(struct rpc_http *http, const struct rpc_http_request *request, void *arg);
 
 /* Whether |query| has |name| at all / with the value |value|; a name may come several times.
