@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	watchStreams = 3 // The last one holds the watchers with a future start.
+	watchStreams = 3 // The last one holds the watchers that keep etcd from telling progress.
 	leaseSlots   = 3
 )
 
@@ -88,13 +88,13 @@ func (g *generator) steps() []step {
 		return g.lease()
 	case p < 890:
 		return []step{{{kind: opSync}}}
-	case p < 893:
+	case p < 899:
 		return []step{g.call(g.tooMany())}
-	case p < 897:
+	case p < 903:
 		return g.tooLarge()
-	case p < 925:
+	case p < 924:
 		return []step{{g.watchProgress()}}
-	case p < 945:
+	case p < 940:
 		return []step{{g.watchCancel()}}
 	default:
 		return []step{{g.watchCreate()}}
@@ -111,10 +111,10 @@ func (g *generator) reads() step {
 		case p < 75:
 			o.kind = opStream
 			o.req = g.streamRequest()
-		case p < 90:
+		case p < 88:
 			o.req = g.readTxn()
-		case p < 95:
-			o.req = &pb.LeaseTimeToLiveRequest{ID: g.leaseID(), Keys: g.oneIn(2)}
+		case p < 96:
+			o.req = &pb.LeaseTimeToLiveRequest{ID: g.leaseID(), Keys: !g.oneIn(3)}
 		default:
 			o.req = &pb.LeaseLeasesRequest{}
 		}
@@ -260,7 +260,7 @@ func (g *generator) streamRequest() *pb.RangeRequest {
 
 func (g *generator) put() *pb.PutRequest {
 	r := &pb.PutRequest{Key: g.key(), Value: g.value()}
-	if g.oneIn(4) {
+	if g.oneIn(3) {
 		r.Lease = g.leaseID()
 	}
 	r.PrevKv = g.oneIn(3)
@@ -354,6 +354,12 @@ func (g *generator) watchCreate() op {
 	if len(r.RangeEnd) == 0 && g.oneIn(2) {
 		r.RangeEnd = []byte{0}
 	}
+	switch g.n(20) {
+	case 0, 1:
+		r.Key = nil
+	case 2:
+		r.Key, r.RangeEnd = g.keys[5], g.keys[4]
+	}
 	switch g.n(6) {
 	case 0:
 		r.Filters = []pb.WatchCreateRequest_FilterType{pb.WatchCreateRequest_NOPUT}
@@ -373,15 +379,13 @@ func (g *generator) watchCreate() op {
 		r.StartRevision = symCompact
 	case p < 16:
 		r.StartRevision = symCompact - int64(1+g.n(2))
-		stream = watchStreams - 1
 	case p < 17:
 		r.StartRevision = -int64(1 + g.n(3))
 	default:
 		r.StartRevision = symCurrent + int64(1+g.n(6))
-		stream = watchStreams - 1
 	}
-	if g.oneIn(4) {
-		r.WatchId = int64([]int{1, 2, 5, 77, -5}[g.n(5)])
+	if g.oneIn(3) {
+		r.WatchId = int64([]int{1, 2, 5, -5}[g.n(4)])
 	}
 	return op{kind: opWatch, req: r, stream: stream}
 }

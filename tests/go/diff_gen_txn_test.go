@@ -201,8 +201,8 @@ func (g *generator) tooMany() *pb.TxnRequest {
 		}
 		return ops
 	}
-	switch g.n(5) {
-	case 0:
+	switch g.n(6) {
+	case 0, 5:
 		return &pb.TxnRequest{Success: flat(128, "m")}
 	case 1:
 		return &pb.TxnRequest{Failure: flat(129, "m")}

@@ -20,7 +20,7 @@ import (
 
 const (
 	callTimeout  = 20 * time.Second
-	watchTimeout = 15 * time.Second
+	watchTimeout = 10 * time.Second
 )
 
 // alterFn is a planted deviation: it may change what a side answered.

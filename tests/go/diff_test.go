@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,7 +29,7 @@ type pair struct {
 	drover *harness.Cluster
 }
 
-func newPair(setup harness.Setup, hist *histogram, alter alterFn) (*pair, error) {
+func newPair(setup harness.Setup, hist *histogram) (*pair, error) {
 	etcd, err := harness.StartEtcd(1)
 	if err != nil {
 		return nil, err
@@ -45,7 +47,6 @@ func newPair(setup harness.Setup, hist *histogram, alter alterFn) (*pair, error)
 	if p.runner.drover, err = newSide("drover", drover.Endpoints()); err != nil {
 		return nil, err
 	}
-	p.runner.drover.alter = alter
 	p.runner.history, err = openHistory(p.runner.etcd.conn(0))
 	return p, err
 }
@@ -58,8 +59,8 @@ func (p *pair) close() {
 }
 
 // tryProgram runs a program on a fresh pair.
-func tryProgram(setup harness.Setup, seed int64, program []step, alter alterFn) (*deviation, error) {
-	p, err := newPair(setup, newHistogram(), alter)
+func tryProgram(setup harness.Setup, seed int64, program []step) (*deviation, error) {
+	p, err := newPair(setup, newHistogram())
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +74,7 @@ func tryProgram(setup harness.Setup, seed int64, program []step, alter alterFn) 
 func shrink(setup harness.Setup, seed int64, program []step, method string) []step {
 	deadline := time.Now().Add(shrinkDuration)
 	fails := func(candidate []step) bool {
-		d, err := tryProgram(setup, seed, candidate, nil)
+		d, err := tryProgram(setup, seed, candidate)
 		return err == nil && d != nil && d.method == method
 	}
 	if !fails(program) {
@@ -107,46 +108,81 @@ func TestEveryAnswerIsEtcds(t *testing.T) {
 	eachSetup(t, differential)
 }
 
+// campaign is what the workers of one setup share: much of a program's time is waiting for etcd's
+// watchers, so several run side by side, each on a pair of its own.
+type campaign struct {
+	t          *testing.T
+	setup      harness.Setup
+	hist       *histogram
+	target     int64
+	next       atomic.Int64 // Seed.
+	ops        atomic.Int64
+	deviations atomic.Int64
+	shrinking  sync.Mutex
+}
+
 func differential(t *testing.T, setup harness.Setup) {
 	t.Parallel()
-	first, target := seed(t), size(8000, 100000)
-	hist := newHistogram()
-	p, err := newPair(setup, hist, nil)
+	first := seed(t)
+	c := &campaign{t: t, setup: setup, hist: newHistogram(), target: int64(size(8000, 100000))}
+	c.next.Store(first)
+	began := time.Now()
+	var wg sync.WaitGroup
+	for range size(2, 4) {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			if err := c.work(); err != nil {
+				t.Error(err)
+			}
+		}()
+	}
+	wg.Wait()
+	t.Logf("%v: %d operations, seeds %d to %d, %v", setup, c.ops.Load(), first, c.next.Load()-1,
+		time.Since(began).Round(time.Second))
+	t.Logf("histogram:\n%s", c.hist)
+	if lacking := c.hist.lacking(size(5, 50)); len(lacking) > 0 {
+		t.Errorf("too seldom:\n%s", strings.Join(lacking, "\n"))
+	}
+}
+
+// work runs programs on one pair, and on a new one after each that failed.
+func (c *campaign) work() error {
+	p, err := newPair(c.setup, c.hist)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	defer func() { p.close() }()
-	ops, programs, deviations, began := 0, 0, 0, time.Now()
-	for ; ops < target; programs++ {
-		p.runner.seed, p.runner.ops = first+int64(programs), 0
-		program := generate(p.runner.seed, programOps, setup.Replicas)
+	for c.ops.Load() < c.target && c.deviations.Load() < deviationsMax {
+		p.runner.seed, p.runner.ops = c.next.Add(1)-1, 0
+		program := generate(p.runner.seed, programOps, c.setup.Replicas)
 		d := p.runner.run(program)
-		ops += p.runner.ops
+		c.ops.Add(int64(p.runner.ops))
 		if d == nil {
 			continue
 		}
-		deviations++
-		t.Errorf("%v", d)
-		report(d.String())
-		if deviations == deviationsMax {
-			t.Fatalf("%d deviations are enough", deviations)
-		}
-		if deviations <= 3 {
-			if least := shrink(setup, d.seed, program[:d.index+1], d.method); least != nil {
-				text := fmt.Sprintf("the least program of seed %d that fails:\n%s", d.seed, describe(least))
-				t.Log(text)
-				report(text)
-			}
-		}
+		c.failed(d, program[:d.index+1])
 		p.close()
-		if p, err = newPair(setup, hist, nil); err != nil {
-			t.Fatal(err)
+		if p, err = newPair(c.setup, c.hist); err != nil {
+			return err
 		}
 	}
-	t.Logf("%v: %d operations in %d programs, seeds %d to %d, %v", setup, ops, programs, first,
-		first+int64(programs)-1, time.Since(began).Round(time.Second))
-	t.Logf("histogram:\n%s", hist)
-	if lacking := hist.lacking(size(5, 50)); len(lacking) > 0 {
-		t.Errorf("too seldom:\n%s", strings.Join(lacking, "\n"))
+	return nil
+}
+
+func (c *campaign) failed(d *deviation, program []step) {
+	n := c.deviations.Add(1)
+	c.t.Errorf("%v", d)
+	report(d.String())
+	if n > 3 {
+		return
 	}
+	c.shrinking.Lock()
+	defer c.shrinking.Unlock()
+	text := fmt.Sprintf("seed %d by itself, on an empty store, does not fail", d.seed)
+	if least := shrink(c.setup, d.seed, program, d.method); least != nil {
+		text = fmt.Sprintf("the least program of seed %d that fails:\n%s", d.seed, describe(least))
+	}
+	c.t.Log(text)
+	report(text)
 }

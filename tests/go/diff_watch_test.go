@@ -36,7 +36,7 @@ func openHistory(conn *grpc.ClientConn) (*history, error) {
 	if err != nil {
 		return nil, err
 	}
-	create := &pb.WatchCreateRequest{Key: []byte{0}, RangeEnd: []byte{0}, StartRevision: 1}
+	create := &pb.WatchCreateRequest{Key: []byte{0}, RangeEnd: []byte{0}, StartRevision: 2}
 	union := &pb.WatchRequest_CreateRequest{CreateRequest: create}
 	if err := stream.Send(&pb.WatchRequest{RequestUnion: union}); err != nil {
 		return nil, err
@@ -133,6 +133,9 @@ func (r *runner) pairs(stream int) []*watchPair { return r.watchPairs[stream] }
 
 func (r *runner) watchCreate(o *op) *deviation {
 	req := resolve(o.req, r.current, r.compact, r.etcd.leaseOf).(*pb.WatchCreateRequest)
+	if req.StartRevision > r.current || req.StartRevision > 0 && req.StartRevision < r.compact {
+		o.stream = watchStreams - 1
+	}
 	for _, s := range []*side{r.etcd, r.drover} {
 		if s.watches[o.stream] == nil {
 			if _, err := s.openWatch(o.stream, int(r.seed)+o.stream); err != nil {
@@ -250,6 +253,9 @@ func (r *runner) watchProgress(o *op) *deviation {
 		}
 	}
 	r.hist.count(o, r, &pb.WatchProgressRequest{}, answer{resp: &pb.WatchResponse{}})
+	if len(r.pairs(o.stream)) == 0 {
+		return nil
+	}
 	if !speaks {
 		r.hist.add("watch/progress unanswered")
 		return r.silence(o)
@@ -309,6 +315,20 @@ func (r *runner) silence(o *op) *deviation {
 func (r *runner) sync(*op) *deviation {
 	for i := range watchStreams {
 		if d := r.syncStream(i); d != nil {
+			return d
+		}
+	}
+	return nil
+}
+
+// settle waits until every watcher is level with the store: its history has been read, even when
+// there was nothing in it.
+func (r *runner) settle() *deviation {
+	if d := r.sync(nil); d != nil {
+		return d
+	}
+	for i := range watchStreams - 1 {
+		if d := r.watchProgress(&op{kind: opProgress, stream: i}); d != nil {
 			return d
 		}
 	}

@@ -2,6 +2,7 @@ package tests
 
 import (
 	"fmt"
+	"math/rand"
 	"os"
 	"strconv"
 	"testing"
@@ -79,3 +80,5 @@ func eachSetup(t *testing.T, test func(t *testing.T, setup harness.Setup)) {
 		t.Run(setup.String(), func(t *testing.T) { test(t, setup) })
 	}
 }
+
+func newRand(seed int64) *rand.Rand { return rand.New(rand.NewSource(seed)) }
