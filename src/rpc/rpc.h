@@ -11,10 +11,14 @@
  *     bidi             on_message for each, on_half_close when the client is done sending;
  *                      rpc_send at any time, rpc_finish once
  *
- * on_gone runs exactly once per call, last: after the answer has been handed to the connection, or
- * when the client cancelled, its deadline passed, or the connection died. A handler that waits for
- * another thread takes a reference with rpc_call_ref and drops it when the answer came; answering a
- * call that is gone is a no-op, so a late answer needs no check.
+ * on_gone runs exactly once per call that its handler has seen, last: after the answer has been
+ * handed to the connection, or when the client cancelled, its deadline passed, or the connection
+ * died. A handler that waits for another thread takes a reference with rpc_call_ref and drops it
+ * when the answer came; answering a call that is gone or already ended is a no-op, so a late answer
+ * needs no check. Calls are refused without their handler for what grpc-go refuses: an unknown
+ * method, a bad content type or timeout, a message too large or compressed, none at all.
+ * As in grpc-go, a unary handler runs as soon as its message is whole, and what follows is ignored;
+ * a server stream's runs when the client is done sending.
  */
 #ifndef RPC_RPC_H
 #define RPC_RPC_H
@@ -46,9 +50,17 @@ struct rpc_method {
 };
 
 /* gRPC status codes by number are in core/err.def; these are the ones rpc itself answers with. */
-enum rpc_status { RPC_OK = 0, RPC_CANCELLED = 1, RPC_UNKNOWN = 2, RPC_DEADLINE = 4,
-                  RPC_RESOURCE_EXHAUSTED = 8, RPC_UNIMPLEMENTED = 12, RPC_INTERNAL = 13,
-                  RPC_UNAVAILABLE = 14 };
+enum rpc_status {
+    RPC_OK = 0,
+    RPC_CANCELLED = 1,
+    RPC_UNKNOWN = 2,
+    RPC_INVALID_ARGUMENT = 3,
+    RPC_DEADLINE = 4,
+    RPC_RESOURCE_EXHAUSTED = 8,
+    RPC_UNIMPLEMENTED = 12,
+    RPC_INTERNAL = 13,
+    RPC_UNAVAILABLE = 14,
+};
 
 /* ---- a call -------------------------------------------------------------------------------- */
 
@@ -66,7 +78,7 @@ void **rpc_call_user(struct rpc_call *call);
 struct slice rpc_call_metadata(const struct rpc_call *call, const char *name);
 /* Absolute, monotonic (the loop's clock); UINT64_MAX without grpc-timeout. */
 uint64_t rpc_call_deadline_ns(const struct rpc_call *call);
-/* False once on_gone ran. */
+/* False once the call has ended: answered, failed, or gone. */
 bool rpc_call_is_alive(const struct rpc_call *call);
 struct rpc_call *rpc_call_ref(struct rpc_call *call);
 void rpc_call_unref(struct rpc_call *call);
@@ -86,14 +98,19 @@ void rpc_reply(struct rpc_call *call, const struct rpc_part *parts, size_t part_
 void rpc_fail(struct rpc_call *call, int grpc_code, struct slice message);
 /* rpc_fail with the error's own code and words. */
 void rpc_fail_err(struct rpc_call *call, enum err err);
-/* Streams: queue one message. Always queued; false asks the sender to stop until on_writable,
- * because more than LIMIT_STREAM_OUT_HIGH bytes wait on this stream. |urgent| messages (watch events) leave
- * before non-urgent ones of the same connection. */
+/* Streams: queue one message. Queued unless the call has ended; false asks the sender to stop
+ * until on_writable, because more than LIMIT_STREAM_OUT_HIGH bytes wait on this stream (or, when
+ * the call has ended, for good). |urgent| messages (watch events) leave before bulk ones of the
+ * same connection: a stream with an urgent message waiting is scheduled like small answers, any
+ * other one with more than 16 KiB waiting behind them. */
 bool rpc_send(struct rpc_call *call, const struct rpc_part *parts, size_t part_count, bool urgent);
 /* Streams: end with status OK after what is queued. */
 void rpc_finish(struct rpc_call *call);
 /* Bytes queued on this call and not yet given to the socket. */
 size_t rpc_call_queued(const struct rpc_call *call);
+/* Bidi: hold on_message back, or let it go on from a later callback. The client feels it by flow
+ * control. Input is held back by itself, too, while twice LIMIT_STREAM_OUT_HIGH wait for output. */
+void rpc_call_pause(struct rpc_call *call, bool paused);
 
 /* ---- HTTP/1.1 on the same port ------------------------------------------------------------- */
 
@@ -105,6 +122,8 @@ struct rpc_http_request {
     struct slice body;   /* At most LIMIT_REQUEST_SIZE_MAX + LIMIT_REQUEST_OVERHEAD. */
 };
 struct rpc_http;
+/* Value of a header by its lower-case name, borrowed until the answer; empty if absent. */
+struct slice rpc_http_header(const struct rpc_http *http, const char *name);
 typedef void rpc_http_fn(struct rpc_http *http, const struct rpc_http_request *request, void *arg);
 /* |content_type| is a static string; |allow| adds an Allow header, or NULL. A no-op when the
  * connection is gone; frees |http|. HEAD gets the headers only. */
@@ -121,9 +140,9 @@ struct rpc_config {
     size_t method_count;
     rpc_http_fn *http; /* HTTP/1.1 requests; NULL answers 404. */
     void *http_arg;
-    uint32_t io_threads;           /* 1..LIMIT_IO_THREADS */
-    uint32_t request_size_max;     /* gRPC message in, bytes: larger is ResourceExhausted. */
-    uint32_t concurrent_streams;   /* SETTINGS_MAX_CONCURRENT_STREAMS, etcd: 2^32-1. */
+    uint32_t io_threads;            /* 1..LIMIT_IO_THREADS */
+    uint32_t request_size_max;      /* gRPC message in, bytes: larger is ResourceExhausted. */
+    uint32_t concurrent_streams;    /* SETTINGS_MAX_CONCURRENT_STREAMS, etcd: 2^32-1. */
     uint64_t keepalive_min_time_ns; /* Pings more often than this: GOAWAY too_many_pings. */
     uint64_t keepalive_interval_ns; /* Server pings an idle connection, etcd: 2 h. */
     uint64_t keepalive_timeout_ns;  /* And waits so long, etcd: 20 s. */
@@ -131,6 +150,9 @@ struct rpc_config {
     /* Runs on each io thread before it serves, and after it has stopped. May be NULL. */
     void (*thread_start)(uint32_t thread, struct loop *loop, void *arg);
     void (*thread_stop)(uint32_t thread, struct loop *loop, void *arg);
+    /* On each io thread when it begins to drain: end streams, with rpc_fail_err(ERR_STOPPED). New
+     * streams are refused by rpc from then on; new unary calls still come. May be NULL. */
+    void (*on_drain)(uint32_t thread, struct loop *loop, void *arg);
     void *thread_arg;
 };
 

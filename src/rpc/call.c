@@ -1,0 +1,703 @@
+/* A call's life, its input and its handler. What it sends is in answer.c. */
+#include "rpc/call.h"
+
+#include "core/limits.h"
+#include "core/log.h"
+#include "core/mem.h"
+#include "rpc/grpc.h"
+
+enum {
+    CALL_POOL_MAX = 1024, /* Per thread; each keeps at most CALL_ARENA_KEEP bytes. */
+    CALL_ARENA_KEEP = 64 * 1024,
+};
+
+static const struct sm_state call_states[CALL_STATE_COUNT] = {
+    [CALL_HEADERS] = {"headers", SM_TO(CALL_OPEN) | SM_TO(CALL_ENDING) | SM_TO(CALL_GONE)},
+    [CALL_OPEN] = {"open", SM_TO(CALL_ENDING) | SM_TO(CALL_GONE)},
+    [CALL_ENDING] = {"ending", SM_TO(CALL_GONE)},
+    [CALL_GONE] = {"gone", 0},
+};
+
+/* ---- life ---------------------------------------------------------------------------------- */
+
+static void call_link(struct rpc_call *call)
+{
+    struct rpc_io *io = call->io;
+    struct rpc_conn *conn = call->conn;
+    call->next = io->calls;
+    if (io->calls != NULL) {
+        io->calls->previous = call;
+    }
+    io->calls = call;
+    io->call_count++;
+    call->conn_next = conn->calls;
+    if (conn->calls != NULL) {
+        conn->calls->conn_previous = call;
+    }
+    conn->calls = call;
+    conn->call_count++;
+    atomic_store_explicit(&io->load, io->conn_count + io->call_count, memory_order_relaxed);
+}
+
+static void call_unlink_conn(struct rpc_call *call)
+{
+    struct rpc_conn *conn = call->conn;
+    if (call->conn_previous != NULL) {
+        call->conn_previous->conn_next = call->conn_next;
+    } else {
+        conn->calls = call->conn_next;
+    }
+    if (call->conn_next != NULL) {
+        call->conn_next->conn_previous = call->conn_previous;
+    }
+    call->conn_next = NULL;
+    call->conn_previous = NULL;
+    ASSERT(conn->call_count > 0);
+    conn->call_count--;
+}
+
+static void call_unlink_io(struct rpc_call *call)
+{
+    struct rpc_io *io = call->io;
+    if (call->previous != NULL) {
+        call->previous->next = call->next;
+    } else {
+        io->calls = call->next;
+    }
+    if (call->next != NULL) {
+        call->next->previous = call->previous;
+    }
+    ASSERT(io->call_count > 0);
+    io->call_count--;
+    atomic_store_explicit(&io->load, io->conn_count + io->call_count, memory_order_relaxed);
+}
+
+struct rpc_call *rpc_call_new(struct rpc_conn *conn, int32_t stream_id)
+{
+    struct rpc_io *io = conn->io;
+    struct rpc_call *call = io->pool;
+    if (call != NULL) {
+        io->pool = call->next;
+        io->pool_count--;
+        struct arena arena = call->arena;
+        memset(call, 0, offsetof(struct rpc_call, arena));
+        call->arena = arena;
+    } else {
+        call = mem_alloc(sizeof(*call));
+        arena_init(&call->arena, LIMIT_CALL_ARENA_MAX);
+    }
+    sm_init(&call->sm, call_states, CALL_STATE_COUNT, CALL_HEADERS);
+    call->io = io;
+    call->conn = conn;
+    call->stream_id = stream_id;
+    call->refs = 1;
+    call->headers = call->headers_inline;
+    call->header_room = CALL_HEADERS_INLINE;
+    call->deadline_ns = UINT64_MAX;
+    call->http_status = 200;
+    call_link(call);
+    return call;
+}
+
+/* Counts memory of messages on the connection; |held| of the call follows. */
+static void call_hold(struct rpc_call *call, size_t size)
+{
+    call->held += size;
+    call->conn->in_size += size;
+}
+
+static void call_release(struct rpc_call *call, size_t size)
+{
+    ASSERT(call->held >= size);
+    ASSERT(call->conn->in_size >= size);
+    call->held -= size;
+    call->conn->in_size -= size;
+}
+
+/* Input that will not be looked at any more. */
+void rpc_call_drop_input(struct rpc_call *call)
+{
+    call->input_done = true;
+    if (call->backlog.size > 0) {
+        rpc_http2_consume_stream(call, call->backlog.size);
+    }
+    buf_fini(&call->backlog);
+    rpc_frame_next(&call->frame);
+    call->frame_counted = 0;
+    call_release(call, call->held - call->message.size);
+}
+
+void rpc_call_gone(struct rpc_call *call)
+{
+    if (rpc_call_is(call, CALL_GONE)) {
+        return;
+    }
+    sm_move(&call->sm, CALL_GONE);
+    timers_disarm(&call->io->loop.timers, &call->deadline);
+    rpc_call_drop_input(call);
+    call_release(call, call->held);
+    rpc_call_drop_output(call);
+    if (call->is_known && call->method->on_gone != NULL) {
+        call->method->on_gone(call);
+    }
+    call_unlink_conn(call);
+    call->conn = NULL;
+    rpc_call_unref(call);
+}
+
+struct rpc_call *rpc_call_ref(struct rpc_call *call)
+{
+    ASSERT(call->refs > 0 && call->refs < UINT32_MAX);
+    call->refs++;
+    return call;
+}
+
+void rpc_call_free(struct rpc_call *call)
+{
+    mem_free(call->kept);
+    call_unlink_io(call);
+    arena_fini(&call->arena);
+    mem_free(call);
+}
+
+void rpc_call_unref(struct rpc_call *call)
+{
+    ASSERT_ON_LOOP(&call->io->loop);
+    ASSERT(call->refs > 0);
+    if (--call->refs > 0) {
+        return;
+    }
+    ASSERT(rpc_call_is(call, CALL_GONE));
+    struct rpc_io *io = call->io;
+    if (io->pool_count >= CALL_POOL_MAX) {
+        rpc_call_free(call);
+        rpc_io_check_end(io);
+        return;
+    }
+    mem_free(call->kept);
+    call_unlink_io(call);
+    arena_reset(&call->arena);
+    if (call->arena.size_used > CALL_ARENA_KEEP) {
+        arena_fini(&call->arena);
+    }
+    call->next = io->pool;
+    io->pool = call;
+    io->pool_count++;
+    rpc_io_check_end(io);
+}
+
+/* ---- what a handler may ask ---------------------------------------------------------------- */
+
+const struct rpc_method *rpc_call_method(const struct rpc_call *call)
+{
+    return call->method;
+}
+
+struct loop *rpc_call_loop(const struct rpc_call *call)
+{
+    return &call->io->loop;
+}
+
+uint32_t rpc_call_thread(const struct rpc_call *call)
+{
+    return call->io->index;
+}
+
+const void *rpc_call_connection(const struct rpc_call *call)
+{
+    return call->conn;
+}
+
+struct arena *rpc_call_arena(struct rpc_call *call)
+{
+    return &call->arena;
+}
+
+void **rpc_call_user(struct rpc_call *call)
+{
+    return &call->user;
+}
+
+struct slice rpc_call_metadata(const struct rpc_call *call, const char *name)
+{
+    struct slice wanted = slice_str(name);
+    for (uint32_t i = 0; i < call->header_count; i++) {
+        if (slice_equal(call->headers[i].name, wanted)) {
+            return call->headers[i].value;
+        }
+    }
+    return SLICE_EMPTY;
+}
+
+uint64_t rpc_call_deadline_ns(const struct rpc_call *call)
+{
+    return call->deadline_ns;
+}
+
+bool rpc_call_is_alive(const struct rpc_call *call)
+{
+    return rpc_call_is(call, CALL_OPEN);
+}
+
+/* ---- headers ------------------------------------------------------------------------------- */
+
+/* True and |*value| a copy for life; at the arena's ceiling the list counts as too large. */
+static bool call_copy(struct rpc_call *call, struct slice from, struct slice *copy)
+{
+    if (!arena_copy(&call->arena, from, copy)) {
+        call->headers_too_large = true;
+        return false;
+    }
+    return true;
+}
+
+static void call_add_metadata(struct rpc_call *call, struct slice name, struct slice value)
+{
+    if (call->header_count == call->header_room) {
+        uint32_t room = call->header_room * 2;
+        struct rpc_header *more = arena_alloc(&call->arena, room * sizeof(*more));
+        if (more == NULL || call->header_count >= LIMIT_HTTP_HEADER_COUNT) {
+            call->headers_too_large = true;
+            return;
+        }
+        memcpy(more, call->headers, call->header_count * sizeof(*more));
+        call->headers = more;
+        call->header_room = room;
+    }
+    struct rpc_header *header = &call->headers[call->header_count];
+    if (call_copy(call, name, &header->name) && call_copy(call, value, &header->value)) {
+        call->header_count++;
+    }
+}
+
+static void call_set_timeout(struct rpc_call *call, struct slice value)
+{
+    struct buf why = {0};
+    uint64_t timeout_ns = 0;
+    buf_add_slice(&why, SLICE_LIT("malformed grpc-timeout: "));
+    call->has_timeout = true;
+    if (!rpc_grpc_timeout(value, &timeout_ns, &why)) {
+        call->timeout_is_bad = true;
+        (void)call_copy(call, buf_slice(&why), &call->timeout_why);
+    }
+    uint64_t now_ns = rpc_io_now_ns(call->io);
+    call->deadline_ns = timeout_ns < UINT64_MAX - 1 - now_ns ? now_ns + timeout_ns : UINT64_MAX - 1;
+    buf_fini(&why);
+}
+
+/* Field names that the call itself needs; others are metadata. */
+static void call_add_pseudo(struct rpc_call *call, struct slice name, struct slice value)
+{
+    if (slice_equal(name, SLICE_LIT(":path"))) {
+        (void)call_copy(call, value, &call->path);
+    } else if (slice_equal(name, SLICE_LIT(":method"))) {
+        call->is_post = slice_equal(value, SLICE_LIT("POST"));
+        if (!call->is_post) {
+            (void)call_copy(call, value, &call->http_method);
+        }
+    } else if (slice_equal(name, SLICE_LIT(":authority"))) {
+        call_add_metadata(call, name, value);
+    }
+}
+
+void rpc_call_add_header(struct rpc_call *call, struct slice name, struct slice value)
+{
+    call->header_size += name.size + value.size + 32; /* RFC 9113 section 6.5.2. */
+    if (call->header_size > LIMIT_HTTP_HEADER_SIZE) {
+        call->headers_too_large = true;
+    }
+    if (call->headers_too_large || name.size == 0) {
+        return;
+    }
+    if (name.data[0] == ':') {
+        call_add_pseudo(call, name, value);
+    } else if (slice_equal(name, SLICE_LIT("content-type"))) {
+        call->is_grpc = rpc_grpc_content_type_is_valid(value);
+        (void)call_copy(call, value, &call->content_type);
+    } else if (slice_equal(name, SLICE_LIT("grpc-timeout"))) {
+        call_set_timeout(call, value);
+    } else if (slice_equal(name, SLICE_LIT("grpc-encoding"))) {
+        (void)call_copy(call, value, &call->encoding);
+    } else if (!slice_equal(name, SLICE_LIT("te"))) {
+        call_add_metadata(call, name, value);
+    }
+}
+
+/* Ends a call that its handler never sees. Frees |words|. */
+static void call_refuse(struct rpc_call *call, uint32_t http_status, int code, struct buf *words)
+{
+    call->http_status = http_status;
+    rpc_call_end(call, code, buf_slice(words));
+    buf_fini(words);
+}
+
+/* What grpc-go's transport refuses, in its order. True when refused. */
+static bool call_refuse_headers(struct rpc_call *call)
+{
+    struct buf words = {0};
+    if (!call->is_grpc) {
+        buf_add_slice(&words, SLICE_LIT("invalid gRPC request content-type "));
+        rpc_grpc_quote(call->content_type, &words);
+        call_refuse(call, 415, RPC_INVALID_ARGUMENT, &words);
+        return true;
+    }
+    if (call->timeout_is_bad) {
+        buf_add_slice(&words, call->timeout_why);
+        call_refuse(call, 400, RPC_INTERNAL, &words);
+        return true;
+    }
+    if (!call->is_post) {
+        buf_add_slice(&words, SLICE_LIT("Received a HEADERS frame with :method "));
+        rpc_grpc_quote(call->http_method, &words);
+        buf_add_slice(&words, SLICE_LIT(" which should be POST"));
+        call_refuse(call, 405, RPC_INTERNAL, &words);
+        return true;
+    }
+    if (call->has_timeout && call->deadline_ns <= rpc_io_now_ns(call->io)) {
+        buf_add_slice(&words, slice_str(err_text(ERR_DEADLINE_EXCEEDED)));
+        call_refuse(call, 200, RPC_DEADLINE, &words);
+        return true;
+    }
+    return false;
+}
+
+static void call_refuse_method(struct rpc_call *call)
+{
+    struct buf words = {0};
+    struct slice service;
+    struct slice method;
+    if (!rpc_grpc_split_path(call->path, &service, &method)) {
+        buf_add_slice(&words, SLICE_LIT("malformed method name: "));
+        rpc_grpc_quote(call->path, &words);
+    } else if (rpc_methods_has_service(call->io->methods, service)) {
+        buf_add_slice(&words, SLICE_LIT("unknown method "));
+        buf_add_slice(&words, method);
+        buf_add_slice(&words, SLICE_LIT(" for service "));
+        buf_add_slice(&words, service);
+    } else {
+        buf_add_slice(&words, SLICE_LIT("unknown service "));
+        buf_add_slice(&words, service);
+    }
+    call_refuse(call, 200, RPC_UNIMPLEMENTED, &words);
+}
+
+static void call_add_no_decompressor(const struct rpc_call *call, struct buf *words)
+{
+    buf_add_slice(words, SLICE_LIT("grpc: Decompressor is not installed for grpc-encoding "));
+    rpc_grpc_quote(call->encoding, words);
+}
+
+static bool call_is_encoded(const struct rpc_call *call)
+{
+    return call->encoding.size > 0 && !slice_equal(call->encoding, SLICE_LIT("identity"));
+}
+
+static void call_on_deadline(struct timer *timer)
+{
+    struct rpc_call *call = CONTAINER_OF(timer, struct rpc_call, deadline);
+    ASSERT(rpc_call_is(call, CALL_OPEN));
+    if (call->out_size > 0) {
+        /* Trailers may not cut a message in two. */
+        rpc_http2_reset(call, NGHTTP2_CANCEL);
+        return;
+    }
+    rpc_fail_err(call, ERR_DEADLINE_EXCEEDED);
+}
+
+void rpc_call_begin(struct rpc_call *call)
+{
+    if (call->headers_too_large) {
+        rpc_http2_reset(call, NGHTTP2_FRAME_SIZE_ERROR);
+        call->input_done = true;
+        return;
+    }
+    if (call_refuse_headers(call)) {
+        return;
+    }
+    call->method = rpc_methods_find(call->io->methods, call->path);
+    if (call->method == NULL) {
+        call_refuse_method(call);
+        return;
+    }
+    struct buf words = {0};
+    if (call_is_encoded(call)) {
+        call_add_no_decompressor(call, &words);
+        call_refuse(call, 200, RPC_UNIMPLEMENTED, &words);
+        return;
+    }
+    sm_move(&call->sm, CALL_OPEN);
+    if (call->io->draining && call->method->kind != RPC_UNARY) {
+        rpc_fail_err(call, ERR_STOPPED);
+        return;
+    }
+    if (call->has_timeout) {
+        uint64_t now_ns = rpc_io_now_ns(call->io);
+        uint64_t left_ns = call->deadline_ns > now_ns ? call->deadline_ns - now_ns : 0;
+        timers_arm(&call->io->loop.timers, &call->deadline, left_ns, call_on_deadline);
+    }
+    if (call->method->on_start != NULL) {
+        call->is_known = true;
+        call->method->on_start(call);
+    }
+}
+
+/* ---- messages in --------------------------------------------------------------------------- */
+
+static void call_fail_words(struct rpc_call *call, int code, const char *words)
+{
+    rpc_fail(call, code, slice_str(words));
+}
+
+static void call_fail_size(struct rpc_call *call)
+{
+    struct buf words = {0};
+    buf_printf(&words, "grpc: received message larger than max (%u vs. %u)", call->frame.size,
+               call->io->config->request_size_max);
+    rpc_fail(call, RPC_RESOURCE_EXHAUSTED, buf_slice(&words));
+    buf_fini(&words);
+}
+
+static void call_fail_flag(struct rpc_call *call, enum rpc_frame_result result)
+{
+    struct buf words = {0};
+    if (result == RPC_FRAME_COMPRESSED) {
+        buf_add_slice(&words,
+                      SLICE_LIT("grpc: compressed flag set with identity or empty encoding"));
+    } else {
+        buf_printf(&words, "grpc: received unexpected payload format %u", call->frame.prefix[0]);
+    }
+    rpc_fail(call, RPC_INTERNAL, buf_slice(&words));
+    buf_fini(&words);
+}
+
+/* Keep the first message for the call's life: out of the frame, or copied. */
+static bool call_keep(struct rpc_call *call, struct slice message)
+{
+    call->has_message = true;
+    if (message.size > 0 && message.data == call->frame.data) {
+        call->kept = call->frame.data;
+        call->frame.data = NULL;
+        call->message = message;
+        call_release(call, call->frame_counted);
+        call->frame_counted = 0;
+    } else if (!arena_copy(&call->arena, message, &call->message)) {
+        call->message = SLICE_EMPTY;
+        rpc_fail_err(call, ERR_REQUEST_TOO_LARGE);
+        return false;
+    }
+    call_hold(call, call->message.size);
+    return true;
+}
+
+static void call_message_bidi(struct rpc_call *call, struct slice message)
+{
+    /* Out of the frame meanwhile: a handler that ends the call may go on reading it. */
+    uint8_t *memory = call->frame.data;
+    call->frame.data = NULL;
+    call->has_message = true;
+    call->is_known = true;
+    call->method->on_message(call, message);
+    mem_free(memory);
+}
+
+static void call_message(struct rpc_call *call, struct slice message)
+{
+    switch (call->method->kind) {
+    case RPC_UNARY:
+        call->input_done = true;
+        if (call_keep(call, message)) {
+            call->is_known = true;
+            call->method->on_message(call, call->message);
+        }
+        break;
+    case RPC_SERVER_STREAM:
+        if (call->has_message) {
+            call_fail_words(call, RPC_INTERNAL,
+                            "cardinality violation: received multiple request messages for "
+                            "non-client-streaming RPC");
+        } else {
+            (void)call_keep(call, message);
+        }
+        break;
+    case RPC_BIDI:
+        call_message_bidi(call, message);
+        break;
+    }
+}
+
+/* The memory of a message that is being collected, within the connection's ceiling. */
+static bool call_count_frame(struct rpc_call *call)
+{
+    if (call->frame.room <= call->frame_counted) {
+        return true;
+    }
+    call_hold(call, call->frame.room - call->frame_counted);
+    call->frame_counted = call->frame.room;
+    return call->conn->in_size <= LIMIT_CONN_IN_MAX;
+}
+
+static bool call_is_stalled(const struct rpc_call *call)
+{
+    return call->is_paused || (call->method != NULL && call->method->kind == RPC_BIDI &&
+                               call->out_size > (size_t)2 * LIMIT_STREAM_OUT_HIGH);
+}
+
+/* Takes messages from the front of |bytes| until they end, the call does, or it is stalled. */
+static void call_input(struct rpc_call *call, struct slice *bytes)
+{
+    while (bytes->size > 0 && !call->input_done && !call_is_stalled(call)) {
+        struct slice message;
+        enum rpc_frame_result result =
+            rpc_frame_feed(&call->frame, bytes, call->io->config->request_size_max, &message);
+        if (!call_count_frame(call)) {
+            call_fail_words(call, RPC_RESOURCE_EXHAUSTED,
+                            "too many bytes of requests on one connection");
+            return;
+        }
+        switch (result) {
+        case RPC_FRAME_MORE:
+            break;
+        case RPC_FRAME_MESSAGE:
+            call_message(call, message);
+            if (!call->input_done) {
+                call_release(call, call->frame_counted);
+                call->frame_counted = 0;
+                rpc_frame_next(&call->frame);
+            }
+            break;
+        case RPC_FRAME_TOO_LARGE:
+            call_fail_size(call);
+            break;
+        case RPC_FRAME_COMPRESSED:
+        case RPC_FRAME_BAD_FLAG:
+            call_fail_flag(call, result);
+            break;
+        }
+    }
+}
+
+static void call_end_of_unary(struct rpc_call *call)
+{
+    if (!call->has_message) {
+        call_fail_words(call, RPC_UNKNOWN,
+                        rpc_frame_is_between(&call->frame) ? "EOF" : "unexpected EOF");
+    }
+}
+
+static void call_end_of_input(struct rpc_call *call)
+{
+    if (call->end_delivered || !rpc_call_is(call, CALL_OPEN)) {
+        return;
+    }
+    call->end_delivered = true;
+    if (call->method->kind == RPC_UNARY) {
+        call_end_of_unary(call);
+        return;
+    }
+    if (!rpc_frame_is_between(&call->frame)) {
+        call_fail_words(call, RPC_INTERNAL, "unexpected EOF");
+        return;
+    }
+    if (call->method->kind == RPC_BIDI) {
+        if (call->method->on_half_close != NULL) {
+            call->is_known = true;
+            call->method->on_half_close(call);
+        }
+        return;
+    }
+    if (!call->has_message) {
+        call_fail_words(call, RPC_INTERNAL,
+                        "cardinality violation: received no request message from "
+                        "non-client-streaming RPC");
+        return;
+    }
+    call->is_known = true;
+    call->method->on_message(call, call->message);
+}
+
+void rpc_call_data(struct rpc_call *call, struct slice bytes)
+{
+    size_t size = bytes.size;
+    if (call->backlog.size == 0) {
+        call_input(call, &bytes);
+    }
+    if (bytes.size == 0 || call->input_done) {
+        rpc_http2_consume_both(call, size);
+        return;
+    }
+    /* Stalled. Bounded by the stream's window, which is not given back for these. */
+    buf_add_slice(&call->backlog, bytes);
+    call_hold(call, bytes.size);
+    rpc_http2_consume_conn(call, size);
+    rpc_http2_consume_stream(call, size - bytes.size);
+    if (call->conn->in_size > LIMIT_CONN_IN_MAX) {
+        call_fail_words(call, RPC_RESOURCE_EXHAUSTED,
+                        "too many bytes of requests on one connection");
+    }
+}
+
+void rpc_call_half_close(struct rpc_call *call)
+{
+    call->half_closed = true;
+    if (call->backlog.size == 0) {
+        call_end_of_input(call);
+    }
+}
+
+static void call_feed_backlog(struct rpc_call *call)
+{
+    struct slice bytes = buf_slice(&call->backlog);
+    /* Out of the call while handlers run: ending it drops the backlog. */
+    struct buf taken = call->backlog;
+    call->backlog = (struct buf){0};
+    call_input(call, &bytes);
+    size_t used = taken.size - bytes.size;
+    if (call->input_done) {
+        used = taken.size;
+    } else {
+        call_release(call, used);
+        memmove(taken.data, bytes.data, bytes.size);
+        taken.size = bytes.size;
+        call->backlog = taken;
+        taken = (struct buf){0};
+    }
+    rpc_http2_consume_stream(call, used);
+    buf_fini(&taken);
+    if (call->half_closed && call->backlog.size == 0) {
+        call_end_of_input(call);
+    }
+}
+
+void rpc_call_wake(struct rpc_call *call)
+{
+    if (rpc_call_is(call, CALL_OPEN) && call->backlog.size > 0 && !call_is_stalled(call)) {
+        call_feed_backlog(call);
+    }
+    bool is_due =
+        rpc_call_is(call, CALL_OPEN) && call->is_blocked && call->out_size <= LIMIT_STREAM_OUT_LOW;
+    if (is_due) {
+        call->is_blocked = false;
+        if (call->method->on_writable != NULL) {
+            call->method->on_writable(call);
+        }
+    }
+}
+
+void rpc_call_await(struct rpc_call *call)
+{
+    if (!call->is_awaited) {
+        call->is_awaited = true;
+        call->awake_next = call->io->awake;
+        call->io->awake = rpc_call_ref(call);
+        rpc_io_stay_awake(call->io);
+    }
+}
+
+void rpc_call_pause(struct rpc_call *call, bool paused)
+{
+    ASSERT_ON_LOOP(&call->io->loop);
+    call->is_paused = paused;
+    if (!paused && call->backlog.size > 0) {
+        rpc_call_await(call);
+    }
+}
