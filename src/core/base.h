@@ -2,6 +2,7 @@
 #ifndef CORE_BASE_H
 #define CORE_BASE_H
 
+#include <assert.h> /* static_assert: C17 has no other name for it. */
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
