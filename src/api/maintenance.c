@@ -1,0 +1,48 @@
+/* Maintenance.Status. */
+#include "api/handlers.h"
+#include "api/internal.h"
+#include "proto/rpc.pb-c.h"
+
+/* The etcd that is answered for: clients and kube-apiserver read features from it. */
+static char status_version[] = "3.7.3";
+static char status_storage_version[] = "3.7.0";
+
+/* etcd's default; never zero. */
+#define STATUS_QUOTA_BYTES (INT64_C(2) * 1024 * 1024 * 1024)
+
+void api_status(struct rpc_call *call, struct slice message)
+{
+    struct api_thread *thread = api_thread_of(call);
+    if (api_request(thread, call, message, &etcdserverpb__status_request__descriptor, NULL) ==
+        NULL) {
+        return;
+    }
+    const struct store_facts *facts = store_facts(thread->api->config.store);
+    const struct cache_info *info = cache_snapshot_info(api_snapshot(thread));
+    bool away = api_is_away(thread);
+    char no_leader[64];
+    char *errors[] = {no_leader};
+    (void)snprintf(no_leader, sizeof(no_leader), "%s", err_text(ERR_NO_LEADER));
+
+    Etcdserverpb__ResponseHeader header = ETCDSERVERPB__RESPONSE_HEADER__INIT;
+    header.cluster_id = facts->cluster_id;
+    header.member_id = facts->member_id;
+    header.revision = info->revision;
+    header.raft_term = facts->raft_term;
+    Etcdserverpb__DowngradeInfo downgrade = ETCDSERVERPB__DOWNGRADE_INFO__INIT;
+    Etcdserverpb__StatusResponse status = ETCDSERVERPB__STATUS_RESPONSE__INIT;
+    status.header = &header;
+    status.version = status_version;
+    status.storageversion = status_storage_version;
+    status.dbsize = facts->database_bytes;
+    status.dbsizeinuse = (int64_t)info->logical_bytes;
+    status.dbsizequota = STATUS_QUOTA_BYTES;
+    status.leader = away ? 0 : facts->leader;
+    status.raftindex = info->seq + facts->lag_entries;
+    status.raftappliedindex = info->seq;
+    status.raftterm = facts->raft_term;
+    status.errors = errors;
+    status.n_errors = away ? 1 : 0;
+    status.downgradeinfo = &downgrade;
+    api_reply_packed(thread, call, &status.base);
+}

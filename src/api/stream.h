@@ -1,0 +1,28 @@
+/* Inside api only: RangeStream's state, for the thread's hold. */
+#ifndef API_STREAM_H
+#define API_STREAM_H
+
+#include "api/ask.h"
+
+/*
+ * Chunks of one Range at one revision, the next one when the client's window has room. Between
+ * chunks it keeps a key and a revision, no snapshot: compaction may go on, but what this revision
+ * sees stays in memory by the thread's hold.
+ */
+struct range_stream {
+    struct api_ask ask; /* First: the read index. */
+    struct api_stream stream;
+    struct range_stream *next, **link; /* In thread->ranges, once the revision is pinned. */
+    struct store_range range;
+    int64_t revision;   /* Pinned: what is read. 0: not yet. */
+    int64_t header_rev; /* The store's when the stream began. */
+    struct buf key;     /* Where the next chunk begins; empty: at range.key. */
+    uint64_t count;     /* Keys sent so far. */
+    uint64_t limit;     /* In all. */
+    uint64_t chunk;     /* Keys of the next chunk. */
+};
+
+/* What RangeStream makes of the size of a chunk: the keys of the next one. */
+uint64_t api_range_stream_adjust(uint64_t chunk, size_t size, size_t target);
+
+#endif
