@@ -128,7 +128,9 @@ struct sql_append {
     void *backend; /* Private to the backend. */
 };
 
-/* Read requests fail as a whole: |err| = ERR_OK or ERR_NO_LEADER (not reachable), ERR_DATABASE. */
+/* Read requests fail as a whole: |err| = ERR_OK or ERR_NO_LEADER (not reachable), ERR_DATABASE,
+ * ERR_HISTORY_LOST (the cluster row is gone), ERR_STOPPED (closing), ERR_REQUEST_TOO_LARGE (the
+ * answer does not fit the arena). */
 struct sql_probe {
     struct sql_head head;
     enum err err;
@@ -137,8 +139,10 @@ struct sql_probe {
 };
 
 /* Entries behind |after_seq| and their rows, in one statement, at most |entries_max| and about
- * |bytes_max| bytes but always one whole entry if there is one. Seqs are as found: store checks
- * density, row counts, sums and the chain. */
+ * |bytes_max| bytes but always one whole entry if there is one. Seqs are as found, and |row_count|
+ * is the number of rows found: store checks density, sums, the rows' hash and the chain (which
+ * covers the promised row count). Rows below head.deleted_below may be missing: look at it first.
+ * ERR_CHAIN_BROKEN when an entry can't even be decoded (logged with its seq). */
 struct sql_tail {
     uint64_t after_seq;
     uint32_t entries_max;
@@ -154,7 +158,8 @@ struct sql_tail {
 
 /* Take the cluster row's lock in a new transaction on the append connection, and pull what is
  * behind |tail.after_seq| inside it. Ends by append{locked} or unlock. The backend gives it up by
- * itself after one second (the server's idle-in-transaction time-out): append then is REFUSED. */
+ * itself after one second (the server's idle-in-transaction time-out): append then is LOST or
+ * REFUSED; either way nothing was written. */
 struct sql_lock {
     struct sql_tail tail;
     enum err err;
@@ -233,7 +238,9 @@ struct sql_upkeep {
 
 /* Delete the rows that compaction to |compact_rev| made dead among revisions [from, to): rows that
  * a row in (from, to] replaces, and tombstones; then set deleted_below = to. Under the fence and
- * compact_revision >= |compact_rev|. Also entries with seq < |entries_below|, never the newest. */
+ * compact_revision >= |compact_rev| (else ERR_LEADER_CHANGED). Also entries with seq <
+ * |entries_below|, oldest first, at most 100,000 a call, never the newest. to_rev <= compact_rev:
+ * the rows of compact_rev itself stay, tombstones included. */
 struct sql_purge {
     struct sql_fence fence;
     int64_t compact_rev;

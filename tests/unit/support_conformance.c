@@ -1,0 +1,1014 @@
+/* The script of support_conformance.h. */
+#include "support_conformance.h"
+
+#include <stdio.h>
+
+#include "core/buf.h"
+#include "core/mem.h"
+
+enum { CONF_ROWS_MAX = 8192, CONF_ENTRIES_MAX = 4096, CONF_ARENA = 256 * 1024 * 1024 };
+
+/* ---- the world ------------------------------------------------------------------------------ */
+
+void conf_world_init(struct conf_world *world, const struct sql_conformance *conformance)
+{
+    *world = (struct conf_world){.c = conformance};
+    rng_seed(&world->rng, conformance->seed);
+    rng_fill(&world->rng, world->writer.incarnation, sizeof(world->writer.incarnation));
+    world->entries = mem_alloc(CONF_ENTRIES_MAX * sizeof(*world->entries));
+}
+
+static void conf_row_free(struct sql_row *row)
+{
+    mem_free((void *)(uintptr_t)row->key.data);
+    mem_free((void *)(uintptr_t)row->value.data);
+}
+
+void conf_world_fini(struct conf_world *world)
+{
+    for (uint32_t i = 0; i < world->row_count; i++) {
+        conf_row_free(&world->rows[i]);
+    }
+    mem_free(world->rows);
+    for (uint32_t i = 0; i < CONF_ENTRIES_MAX; i++) {
+        mem_free(world->entries[i]);
+    }
+    mem_free(world->entries);
+}
+
+static void conf_world_add(struct conf_world *world, const struct sql_row *row)
+{
+    if (world->row_count == world->row_room) {
+        world->row_room = world->row_room == 0 ? 64 : world->row_room * 2;
+        world->rows = mem_realloc(world->rows, world->row_room * sizeof(*world->rows));
+    }
+    struct sql_row *copy = &world->rows[world->row_count++];
+    *copy = *row;
+    copy->key.data = mem_copy(row->key.data, row->key.size);
+    copy->value.data = mem_copy(row->value.data, row->value.size);
+}
+
+/* The newest row of |key| in |rows|, or NULL. */
+static const struct sql_row *conf_newest(const struct sql_row *rows, uint32_t count,
+                                         struct slice key)
+{
+    for (uint32_t i = count; i > 0; i--) {
+        if (slice_equal(rows[i - 1].key, key)) {
+            return &rows[i - 1];
+        }
+    }
+    return NULL;
+}
+
+/* ---- batches -------------------------------------------------------------------------------- */
+
+void conf_batch_init(struct conf_world *world, struct conf_batch *batch)
+{
+    *batch = (struct conf_batch){0};
+    batch->rows = mem_alloc(CONF_ROWS_MAX * sizeof(*batch->rows));
+    batch->entry.rows = batch->rows;
+    batch->entry.effects = batch->effects;
+    batch->entry.seq = world->head.seq + 1;
+    batch->entry.epoch = world->head.fence.epoch;
+    batch->entry.last_rev = world->head.revision;
+    batch->entry.compact_rev = world->head.compact_rev;
+    world->writer.counter++;
+    batch->entry.writer = world->writer;
+}
+
+void conf_batch_fini(struct conf_batch *batch)
+{
+    for (uint32_t i = 0; i < batch->entry.row_count; i++) {
+        conf_row_free(&batch->rows[i]);
+    }
+    mem_free(batch->rows);
+    batch->rows = NULL;
+}
+
+void conf_batch_put(struct conf_world *world, struct conf_batch *batch, const char *key,
+                    size_t value_size, bool is_delete)
+{
+    struct sql_entry *entry = &batch->entry;
+    ASSERT(entry->row_count < CONF_ROWS_MAX);
+    const struct sql_row *old = conf_newest(batch->rows, entry->row_count, slice_str(key));
+    if (old == NULL) {
+        old = conf_newest(world->rows, world->row_count, slice_str(key));
+    }
+    struct sql_row *row = &batch->rows[entry->row_count++];
+    uint8_t *value = mem_alloc(value_size + 1);
+    rng_fill(&world->rng, value, value_size);
+    *row = (struct sql_row){
+        .revision = ++entry->last_rev,
+        .is_delete = is_delete,
+        .key = slice_of(mem_copy(key, strlen(key)), strlen(key)),
+        .value = slice_of(value, value_size),
+        .lease = (int64_t)rng_below(&world->rng, 3) - 1,
+    };
+    bool is_new = old == NULL || old->is_delete;
+    row->create_rev = is_delete ? 0 : is_new ? row->revision : old->create_rev;
+    row->version = is_delete ? 0 : is_new ? 1 : old->version + 1;
+    row->prev_rev = old == NULL ? 0 : old->revision;
+    row->prev_sub = old == NULL ? 0 : old->sub;
+    row->sum = sql_row_sum(row);
+    entry->first_rev = entry->first_rev == 0 ? row->revision : entry->first_rev;
+    entry->byte_count += row->key.size + row->value.size;
+}
+
+void conf_batch_effect(struct conf_batch *batch, struct sql_effect effect)
+{
+    ASSERT(batch->entry.effect_count < ARRAY_COUNT(batch->effects));
+    batch->effects[batch->entry.effect_count++] = effect;
+    if (effect.kind == SQL_COMPACT) {
+        batch->entry.compact_rev = effect.id;
+    }
+}
+
+static void conf_append_done(struct sql_append *append)
+{
+    CONTAINER_OF(append, struct conf_batch, append)->done = true;
+}
+
+void conf_batch_seal(struct conf_world *world, struct conf_batch *batch)
+{
+    struct sql_entry *entry = &batch->entry;
+    entry->rows_hash = sql_rows_hash(batch->rows, entry->row_count);
+    entry->chain = sql_entry_chain(&world->head.chain, entry);
+    batch->append = (struct sql_append){
+        .fence = world->head.fence,
+        .expected_seq = world->head.seq,
+        .expected_chain = world->head.chain,
+        .entry = entry,
+        .done = conf_append_done,
+    };
+}
+
+enum sql_outcome conf_batch_append(struct conf_world *world, struct sql_log *log,
+                                   struct conf_batch *batch)
+{
+    batch->done = false;
+    log->ops->append(log, &batch->append);
+    ASSERT(!batch->done); /* Never inside the call. */
+    while (!batch->done) {
+        world->c->pump(world->c->arg);
+    }
+    return batch->append.outcome;
+}
+
+void conf_batch_won(struct conf_world *world, struct conf_batch *batch)
+{
+    const struct sql_entry *entry = &batch->entry;
+    for (uint32_t i = 0; i < entry->row_count; i++) {
+        conf_world_add(world, &batch->rows[i]);
+    }
+    world->head.seq = entry->seq;
+    world->head.chain = entry->chain;
+    world->head.revision = entry->last_rev;
+    world->head.compact_rev = entry->compact_rev;
+    ASSERT(entry->seq <= CONF_ENTRIES_MAX);
+    struct buf hex = {0};
+    for (uint32_t i = 0; i < sizeof(entry->chain.bytes); i++) {
+        buf_printf(&hex, "%02x", entry->chain.bytes[i]);
+    }
+    buf_add_byte(&hex, '\0');
+    world->entries[entry->seq - 1] = (char *)hex.data;
+}
+
+/* ---- requests ------------------------------------------------------------------------------- */
+
+/* One request of a kind at a time, so one flag each is enough. */
+#define CONF_CALL(kind)                                                               \
+    static bool conf_##kind##_is_done;                                                \
+    static void conf_##kind##_done(struct sql_##kind *request)                        \
+    {                                                                                 \
+        (void)request;                                                                \
+        conf_##kind##_is_done = true;                                                 \
+    }                                                                                 \
+    static enum err conf_##kind##_call(struct conf_world *world, struct sql_log *log, \
+                                       struct sql_##kind *request)                    \
+    {                                                                                 \
+        request->done = conf_##kind##_done;                                           \
+        conf_##kind##_is_done = false;                                                \
+        log->ops->kind(log, request);                                                 \
+        ASSERT(!conf_##kind##_is_done);                                               \
+        while (!conf_##kind##_is_done) {                                              \
+            world->c->pump(world->c->arg);                                            \
+        }                                                                             \
+        return request->err;                                                          \
+    }
+
+CONF_CALL(lock)
+CONF_CALL(probe)
+CONF_CALL(tail)
+CONF_CALL(verdict)
+CONF_CALL(keepalive)
+CONF_CALL(upkeep)
+CONF_CALL(purge)
+CONF_CALL(load)
+
+enum err conf_probe(struct conf_world *world, struct sql_log *log, struct sql_head *head)
+{
+    struct sql_probe probe = {0};
+    enum err err = conf_probe_call(world, log, &probe);
+    *head = probe.head;
+    return err;
+}
+
+enum err conf_verdict(struct conf_world *world, struct sql_log *log, uint64_t seq, bool *found,
+                      struct sql_writer *writer)
+{
+    struct sql_verdict verdict = {.seq = seq};
+    enum err err = conf_verdict_call(world, log, &verdict);
+    *found = verdict.found;
+    *writer = verdict.writer;
+    return err;
+}
+
+enum err conf_tail(struct conf_world *world, struct sql_log *log, struct sql_tail *tail)
+{
+    return conf_tail_call(world, log, tail);
+}
+
+enum err conf_lock(struct conf_world *world, struct sql_log *log, struct sql_lock *lock)
+{
+    return conf_lock_call(world, log, lock);
+}
+
+enum err conf_keepalive(struct conf_world *world, struct sql_log *log,
+                        struct sql_keepalive *keepalive)
+{
+    return conf_keepalive_call(world, log, keepalive);
+}
+
+enum err conf_upkeep(struct conf_world *world, struct sql_log *log, struct sql_upkeep *upkeep)
+{
+    return conf_upkeep_call(world, log, upkeep);
+}
+
+enum err conf_purge(struct conf_world *world, struct sql_log *log, struct sql_purge *purge)
+{
+    return conf_purge_call(world, log, purge);
+}
+
+/* ---- comparing ------------------------------------------------------------------------------ */
+
+static bool conf_rows_equal(const struct sql_row *a, const struct sql_row *b)
+{
+    return a->revision == b->revision && a->sub == b->sub && a->is_delete == b->is_delete &&
+           slice_equal(a->key, b->key) && slice_equal(a->value, b->value) &&
+           a->create_rev == b->create_rev && a->version == b->version && a->lease == b->lease &&
+           a->prev_rev == b->prev_rev && a->prev_sub == b->prev_sub && a->sum == b->sum &&
+           a->sum == sql_row_sum(a);
+}
+
+static bool conf_entry_is(const struct sql_entry *found, const struct sql_entry *wanted)
+{
+    ASSERT(found->seq == wanted->seq);
+    ASSERT(found->row_count == wanted->row_count);
+    ASSERT(found->effect_count == wanted->effect_count);
+    for (uint32_t i = 0; i < found->row_count; i++) {
+        ASSERT(conf_rows_equal(&found->rows[i], &wanted->rows[i]));
+    }
+    return hash128_equal(&found->chain, &wanted->chain);
+}
+
+/* The chain holds from |previous| on, over what was found, not over what was promised. */
+static void conf_check_chain(const struct sql_tail *tail, struct hash128 previous)
+{
+    for (uint32_t i = 0; i < tail->entry_count; i++) {
+        const struct sql_entry *entry = &tail->entries[i];
+        struct hash128 rows_hash = sql_rows_hash(entry->rows, entry->row_count);
+        ASSERT(hash128_equal(&rows_hash, &entry->rows_hash));
+        struct hash128 chain = sql_entry_chain(&previous, entry);
+        ASSERT(hash128_equal(&chain, &entry->chain));
+        previous = chain;
+    }
+}
+
+static bool conf_heads_equal(const struct sql_head *a, const struct sql_head *b)
+{
+    return a->seq == b->seq && hash128_equal(&a->chain, &b->chain) && a->revision == b->revision &&
+           a->compact_rev == b->compact_rev && a->deleted_below == b->deleted_below &&
+           a->schema_version == b->schema_version &&
+           memcmp(a->fence.era, b->fence.era, SQL_ERA_SIZE) == 0 &&
+           a->fence.epoch == b->fence.epoch && strcmp(a->fence.identity, b->fence.identity) == 0 &&
+           strcmp(a->live_identity, b->live_identity) == 0;
+}
+
+static void conf_check_head(struct conf_world *world)
+{
+    struct sql_head head;
+    ASSERT(conf_probe(world, world->c->log, &head) == ERR_OK);
+    ASSERT(conf_heads_equal(&head, &world->head));
+}
+
+struct conf_load {
+    struct sql_load load;
+    struct conf_world *world;
+    uint32_t row_count;
+    uint32_t lease_count;
+    uint64_t next_seq; /* 0: none was seen yet. */
+    bool saw_rows;
+    uint32_t fail_after; /* Rows; 0 = never. */
+};
+
+static enum err conf_on_leases(struct sql_load *load, const struct sql_lease *leases,
+                               uint32_t count)
+{
+    struct conf_load *state = CONTAINER_OF(load, struct conf_load, load);
+    ASSERT(!state->saw_rows);
+    for (uint32_t i = 0; i + 1 < count; i++) {
+        ASSERT(leases[i].id < leases[i + 1].id);
+    }
+    state->lease_count += count;
+    return ERR_OK;
+}
+
+static enum err conf_on_rows(struct sql_load *load, const struct sql_row *rows, uint32_t count)
+{
+    struct conf_load *state = CONTAINER_OF(load, struct conf_load, load);
+    ASSERT(state->next_seq == 0);
+    state->saw_rows = true;
+    for (uint32_t i = 0; i < count; i++) {
+        ASSERT(state->row_count < state->world->row_count);
+        ASSERT(conf_rows_equal(&rows[i], &state->world->rows[state->row_count]));
+        state->row_count++;
+    }
+    return state->fail_after > 0 && state->row_count >= state->fail_after ? ERR_CORRUPT : ERR_OK;
+}
+
+static enum err conf_on_entries(struct sql_load *load, const struct sql_entry *entries,
+                                uint32_t count)
+{
+    struct conf_load *state = CONTAINER_OF(load, struct conf_load, load);
+    for (uint32_t i = 0; i < count; i++) {
+        ASSERT(state->next_seq == 0 || entries[i].seq == state->next_seq);
+        state->next_seq = entries[i].seq + 1;
+        const char *wanted = state->world->entries[entries[i].seq - 1];
+        for (uint32_t byte = 0; byte < 16; byte++) {
+            char hex[3];
+            (void)snprintf(hex, sizeof(hex), "%02x", entries[i].chain.bytes[byte]);
+            ASSERT(memcmp(hex, wanted + 2 * (size_t)byte, 2) == 0);
+        }
+    }
+    return ERR_OK;
+}
+
+void conf_check_load(struct conf_world *world, struct sql_log *log)
+{
+    struct conf_load state = {.world = world};
+    state.load.on_leases = conf_on_leases;
+    state.load.on_rows = conf_on_rows;
+    state.load.on_entries = conf_on_entries;
+    ASSERT(conf_load_call(world, log, &state.load) == ERR_OK);
+    ASSERT(state.row_count == world->row_count);
+    ASSERT(IMPLIES(world->head.seq > 0, state.next_seq == world->head.seq + 1));
+    ASSERT(conf_heads_equal(&state.load.head, &world->head));
+    ASSERT(state.load.cluster_id != 0);
+}
+
+/* ---- cases ---------------------------------------------------------------------------------- */
+
+/* Append a batch of |count| small puts and count it in. */
+static void conf_write(struct conf_world *world, uint32_t count, size_t value_size)
+{
+    struct conf_batch batch;
+    conf_batch_init(world, &batch);
+    for (uint32_t i = 0; i < count; i++) {
+        char key[32];
+        (void)snprintf(key, sizeof(key), "k%u", (unsigned)rng_below(&world->rng, 1000));
+        conf_batch_put(world, &batch, key, value_size, false);
+    }
+    conf_batch_seal(world, &batch);
+    ASSERT(conf_batch_append(world, world->c->log, &batch) == SQL_COMMITTED);
+    conf_batch_won(world, &batch);
+    conf_batch_fini(&batch);
+}
+
+static void an_empty_log_stands_at_revision_one(struct conf_world *world)
+{
+    ASSERT(conf_probe(world, world->c->log, &world->head) == ERR_OK);
+    const struct sql_head *head = &world->head;
+    struct hash128 zero = {0};
+    ASSERT(head->seq == 0);
+    ASSERT(head->revision == 1);
+    ASSERT(hash128_equal(&head->chain, &zero));
+    ASSERT(head->compact_rev == 0);
+    ASSERT(head->deleted_below == 0);
+    ASSERT(head->schema_version == SQL_SCHEMA_VERSION);
+    ASSERT(head->fence.epoch > 0);
+    ASSERT(strcmp(head->fence.identity, head->live_identity) == 0);
+    uint8_t no_era[SQL_ERA_SIZE] = {0};
+    ASSERT(memcmp(head->fence.era, no_era, sizeof(no_era)) != 0);
+    conf_check_load(world, world->c->log);
+}
+
+static void an_append_that_matches_is_committed(struct conf_world *world)
+{
+    conf_write(world, 1, 10);
+    conf_check_head(world);
+    conf_write(world, 100, 100);
+    conf_check_head(world);
+    conf_write(world, 1, 0); /* An empty value is a value. */
+    conf_write(world, 0, 0); /* An entry without rows, as doubt uses it. */
+    conf_check_head(world);
+    conf_check_load(world, world->c->log);
+}
+
+/* Each of these differs from the log in one point, and must change nothing at all. */
+static void an_append_that_does_not_match_is_lost(struct conf_world *world)
+{
+    for (uint32_t wrong = 0; wrong < 5; wrong++) {
+        struct conf_batch batch;
+        conf_batch_init(world, &batch);
+        conf_batch_put(world, &batch, "lost", 10, false);
+        conf_batch_effect(&batch, (struct sql_effect){.kind = SQL_LEASE_PUT, .id = 99, .ttl_s = 9});
+        conf_batch_seal(world, &batch);
+        switch (wrong) {
+        case 0:
+            batch.append.expected_seq--;
+            batch.entry.seq--;
+            break;
+        case 1:
+            batch.append.expected_chain.bytes[3] ^= 1;
+            break;
+        case 2:
+            batch.append.fence.era[5] ^= 1;
+            break;
+        case 3:
+            batch.append.fence.epoch++;
+            break;
+        default:
+            batch.append.fence.identity[0] ^= 1;
+            break;
+        }
+        ASSERT(conf_batch_append(world, world->c->log, &batch) == SQL_LOST);
+        conf_check_head(world);
+        conf_batch_fini(&batch);
+    }
+    conf_check_load(world, world->c->log);
+}
+
+/* The byte-identical batch again, as doubt sends it: one of the two exists, and it is ours. */
+static void an_append_sent_twice_stands_once(struct conf_world *world)
+{
+    struct conf_batch batch;
+    conf_batch_init(world, &batch);
+    conf_batch_put(world, &batch, "twice", 10, false);
+    conf_batch_seal(world, &batch);
+    ASSERT(conf_batch_append(world, world->c->log, &batch) == SQL_COMMITTED);
+    batch.append.fresh_connection = true;
+    ASSERT(conf_batch_append(world, world->c->log, &batch) == SQL_LOST);
+    conf_batch_won(world, &batch);
+    bool found;
+    struct sql_writer writer;
+    ASSERT(conf_verdict(world, world->c->log, batch.entry.seq, &found, &writer) == ERR_OK);
+    ASSERT(found);
+    ASSERT(writer.counter == batch.entry.writer.counter);
+    ASSERT(memcmp(writer.incarnation, batch.entry.writer.incarnation, SQL_WRITER_SIZE) == 0);
+    ASSERT(conf_verdict(world, world->c->log, batch.entry.seq + 1, &found, &writer) == ERR_OK);
+    ASSERT(!found);
+    conf_batch_fini(&batch);
+    conf_check_head(world);
+}
+
+static void conf_tail_init(struct sql_tail *tail, struct arena *arena, uint64_t after_seq)
+{
+    arena_init(arena, CONF_ARENA);
+    *tail = (struct sql_tail){
+        .after_seq = after_seq, .entries_max = 1000, .bytes_max = 64 << 20, .arena = arena};
+}
+
+static void a_tail_gives_whole_entries_within_its_limits(struct conf_world *world)
+{
+    struct conf_batch batch;
+    struct hash128 before = world->head.chain;
+    uint64_t start = world->head.seq;
+    conf_batch_init(world, &batch);
+    for (uint32_t i = 0; i < 8; i++) {
+        conf_batch_put(world, &batch, "big", 1000, i == 5);
+    }
+    batch.rows[7].revision = batch.rows[6].revision; /* Two rows of one revision. */
+    batch.rows[7].sub = 1;
+    batch.rows[7].sum = sql_row_sum(&batch.rows[7]);
+    batch.entry.last_rev--;
+    conf_batch_effect(&batch, (struct sql_effect){.kind = SQL_LEASE_PUT, .id = -7, .ttl_s = 60});
+    conf_batch_seal(world, &batch);
+    ASSERT(conf_batch_append(world, world->c->log, &batch) == SQL_COMMITTED);
+    conf_batch_won(world, &batch);
+    for (uint32_t i = 0; i < 4; i++) {
+        conf_write(world, 2, 1000);
+    }
+
+    struct arena arena;
+    struct sql_tail tail;
+    conf_tail_init(&tail, &arena, start);
+    ASSERT(conf_tail(world, world->c->log, &tail) == ERR_OK);
+    ASSERT(tail.entry_count == 5);
+    ASSERT(conf_heads_equal(&tail.head, &world->head));
+    ASSERT(conf_entry_is(&tail.entries[0], &batch.entry));
+    ASSERT(tail.entries[0].effects[0].id == -7 && tail.entries[0].effects[0].ttl_s == 60);
+    conf_check_chain(&tail, before);
+    arena_fini(&arena);
+
+    conf_tail_init(&tail, &arena, start);
+    tail.entries_max = 2;
+    ASSERT(conf_tail(world, world->c->log, &tail) == ERR_OK);
+    ASSERT(tail.entry_count == 2);
+    conf_check_chain(&tail, before);
+    arena_fini(&arena);
+
+    conf_tail_init(&tail, &arena, start);
+    tail.bytes_max = 1; /* Less than one entry: one entry all the same, and whole. */
+    ASSERT(conf_tail(world, world->c->log, &tail) == ERR_OK);
+    ASSERT(tail.entry_count == 1 && tail.entries[0].row_count == 8);
+    arena_fini(&arena);
+
+    conf_tail_init(&tail, &arena, start + 1);
+    tail.bytes_max = 5000; /* Two rows of 1000 bytes each: two entries, not three. */
+    ASSERT(conf_tail(world, world->c->log, &tail) == ERR_OK);
+    ASSERT(tail.entry_count == 2);
+    arena_fini(&arena);
+
+    conf_tail_init(&tail, &arena, world->head.seq);
+    ASSERT(conf_tail(world, world->c->log, &tail) == ERR_OK);
+    ASSERT(tail.entry_count == 0);
+    ASSERT(conf_heads_equal(&tail.head, &world->head));
+    arena_fini(&arena);
+
+    conf_tail_init(&tail, &arena, 0);
+    ASSERT(conf_tail(world, world->c->log, &tail) == ERR_OK);
+    conf_check_chain(&tail, (struct hash128){0});
+    arena_fini(&arena);
+    conf_batch_fini(&batch);
+}
+
+static void a_lock_pulls_and_its_append_ends_it(struct conf_world *world)
+{
+    struct arena arena;
+    for (uint32_t round = 0; round < 3; round++) {
+        struct sql_lock lock = {0};
+        conf_tail_init(&lock.tail, &arena, world->head.seq - 1);
+        ASSERT(conf_lock(world, world->c->log, &lock) == ERR_OK);
+        ASSERT(lock.tail.entry_count == 1);
+        ASSERT(conf_heads_equal(&lock.tail.head, &world->head));
+        arena_fini(&arena);
+        struct conf_batch batch;
+        conf_batch_init(world, &batch);
+        conf_batch_put(world, &batch, "locked", 10, false);
+        conf_batch_seal(world, &batch);
+        batch.append.locked = true;
+        if (round == 1) { /* A mismatch ends the lock as well. */
+            batch.append.expected_chain.bytes[0] ^= 1;
+            ASSERT(conf_batch_append(world, world->c->log, &batch) == SQL_LOST);
+        } else {
+            ASSERT(conf_batch_append(world, world->c->log, &batch) == SQL_COMMITTED);
+            conf_batch_won(world, &batch);
+        }
+        conf_batch_fini(&batch);
+        conf_check_head(world);
+    }
+    struct sql_lock lock = {0};
+    conf_tail_init(&lock.tail, &arena, world->head.seq);
+    ASSERT(conf_lock(world, world->c->log, &lock) == ERR_OK);
+    world->c->log->ops->unlock(world->c->log);
+    arena_fini(&arena);
+    conf_write(world, 1, 10);
+}
+
+static void a_lock_is_given_up_after_a_second(struct conf_world *world)
+{
+    if (world->c->wait_ms == NULL) {
+        return;
+    }
+    struct arena arena;
+    struct sql_lock lock = {0};
+    conf_tail_init(&lock.tail, &arena, world->head.seq);
+    ASSERT(conf_lock(world, world->c->log, &lock) == ERR_OK);
+    arena_fini(&arena);
+    world->c->wait_ms(world->c->arg, 1300);
+    struct conf_batch batch;
+    conf_batch_init(world, &batch);
+    conf_batch_put(world, &batch, "late", 10, false);
+    conf_batch_seal(world, &batch);
+    batch.append.locked = true;
+    enum sql_outcome outcome = conf_batch_append(world, world->c->log, &batch);
+    ASSERT(outcome == SQL_LOST || outcome == SQL_REFUSED);
+    conf_batch_fini(&batch);
+    world->c->wait_ms(world->c->arg, 300); /* Engines with connections make a new one. */
+    conf_check_head(world);
+    conf_write(world, 1, 10);
+}
+
+/* Append an entry with one effect; returns the outcome, counts it in when it won. */
+static enum sql_outcome conf_effects(struct conf_world *world, const struct sql_effect *effects,
+                                     uint32_t count, uint32_t rows)
+{
+    struct conf_batch batch;
+    conf_batch_init(world, &batch);
+    for (uint32_t i = 0; i < rows; i++) {
+        char key[32];
+        (void)snprintf(key, sizeof(key), "leased%u", i);
+        conf_batch_put(world, &batch, key, 3000, false);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        conf_batch_effect(&batch, effects[i]);
+    }
+    conf_batch_seal(world, &batch);
+    enum sql_outcome outcome = conf_batch_append(world, world->c->log, &batch);
+    if (outcome == SQL_COMMITTED) {
+        conf_batch_won(world, &batch);
+    }
+    conf_batch_fini(&batch);
+    return outcome;
+}
+
+static void conf_upkeep_init(struct sql_upkeep *upkeep, struct arena *arena, uint64_t id)
+{
+    arena_init(arena, CONF_ARENA);
+    *upkeep = (struct sql_upkeep){.arena = arena, .duty_ms = 60000};
+    upkeep->self.id = id;
+    upkeep->self.pin_rev = INT64_MAX;
+    upkeep->self.applied_seq = 3;
+    (void)snprintf(upkeep->self.name, sizeof(upkeep->self.name), "member-%u", (unsigned)id);
+    (void)snprintf(upkeep->self.client_urls, sizeof(upkeep->self.client_urls),
+                   "http://127.0.0.1:2379");
+    (void)snprintf(upkeep->self.version, sizeof(upkeep->self.version), "1.2.3");
+}
+
+/* The lease |id| as upkeep reports it; false without it. */
+static bool conf_lease(struct conf_world *world, int64_t id, struct sql_lease *lease)
+{
+    struct arena arena;
+    struct sql_upkeep upkeep;
+    conf_upkeep_init(&upkeep, &arena, 1);
+    ASSERT(conf_upkeep(world, world->c->log, &upkeep) == ERR_OK);
+    bool found = false;
+    for (uint32_t i = 0; i < upkeep.lease_count; i++) {
+        ASSERT(i == 0 || upkeep.leases[i - 1].id < upkeep.leases[i].id);
+        if (upkeep.leases[i].id == id) {
+            *lease = upkeep.leases[i];
+            found = true;
+        }
+    }
+    arena_fini(&arena);
+    return found;
+}
+
+static void a_keepalive_counts_known_leases_alone(struct conf_world *world)
+{
+    const struct sql_effect grants[] = {
+        {.kind = SQL_LEASE_PUT, .id = 5, .ttl_s = 50},
+        {.kind = SQL_LEASE_PUT, .id = 6, .ttl_s = 60},
+    };
+    ASSERT(conf_effects(world, grants, 2, 0) == SQL_COMMITTED);
+    uint64_t seq = world->head.seq;
+    struct sql_lease lease;
+    ASSERT(conf_lease(world, 5, &lease));
+    ASSERT(lease.ttl_s == 50 && lease.grant_seq == seq && lease.counter == seq);
+
+    struct sql_keepalive_item items[] = {{.id = 4}, {.id = 5}, {.id = 6}, {.id = 1000}};
+    struct sql_keepalive keepalive = {.fence = world->head.fence, .items = items, .count = 4};
+    for (uint32_t i = 1; i <= 3; i++) {
+        ASSERT(conf_keepalive(world, world->c->log, &keepalive) == ERR_OK);
+        ASSERT(!items[0].found && items[1].found && items[2].found && !items[3].found);
+        ASSERT(items[1].counter == seq + i && items[2].counter == seq + i);
+    }
+    ASSERT(conf_lease(world, 6, &lease) && lease.counter == seq + 3 && lease.grant_seq == seq);
+    keepalive.fence.epoch++;
+    ASSERT(conf_keepalive(world, world->c->log, &keepalive) == ERR_LEADER_CHANGED);
+    ASSERT(conf_lease(world, 6, &lease) && lease.counter == seq + 3);
+}
+
+/* |rows| decides how an engine sends it: in one statement, or in several of one transaction. */
+static void an_expiry_needs_the_counter_it_saw(struct conf_world *world, uint32_t rows)
+{
+    const struct sql_effect grants[] = {{.kind = SQL_LEASE_PUT, .id = 7, .ttl_s = 50},
+                                        {.kind = SQL_LEASE_PUT, .id = 8, .ttl_s = 50}};
+    ASSERT(conf_effects(world, grants, 2, 0) == SQL_COMMITTED);
+    uint64_t seq = world->head.seq;
+    struct sql_effect expiries[] = {{.kind = SQL_LEASE_EXPIRE, .id = 7, .counter = seq},
+                                    {.kind = SQL_LEASE_EXPIRE, .id = 8, .counter = seq + 1}};
+    ASSERT(conf_effects(world, expiries, 2, rows) == SQL_MOVED);
+    conf_check_head(world);
+    struct sql_lease lease;
+    ASSERT(conf_lease(world, 7, &lease) && conf_lease(world, 8, &lease));
+    expiries[1].counter = seq;
+    ASSERT(conf_effects(world, expiries, 2, rows) == SQL_COMMITTED);
+    ASSERT(!conf_lease(world, 7, &lease) && !conf_lease(world, 8, &lease));
+    ASSERT(conf_effects(world, expiries, 1, rows) == SQL_MOVED); /* Gone is moved, too. */
+    conf_check_load(world, world->c->log);
+}
+
+static void effects_on_one_lease_keep_their_order(struct conf_world *world)
+{
+    const struct sql_effect effects[] = {
+        {.kind = SQL_LEASE_PUT, .id = 9, .ttl_s = 10},
+        {.kind = SQL_LEASE_DELETE, .id = 9},
+        {.kind = SQL_LEASE_PUT, .id = 9, .ttl_s = 20},
+        {.kind = SQL_LEASE_PUT, .id = 10, .ttl_s = 1},
+        {.kind = SQL_LEASE_DELETE, .id = 10},
+    };
+    ASSERT(conf_effects(world, effects, 5, 1) == SQL_COMMITTED);
+    struct sql_lease lease;
+    ASSERT(conf_lease(world, 9, &lease) && lease.ttl_s == 20);
+    ASSERT(lease.counter == world->head.seq);
+    ASSERT(!conf_lease(world, 10, &lease));
+    const struct sql_effect again[] = {
+        {.kind = SQL_LEASE_EXPIRE, .id = 9, .counter = world->head.seq},
+        {.kind = SQL_LEASE_PUT, .id = 9, .ttl_s = 30},
+        {.kind = SQL_LEASE_DELETE, .id = 12345}, /* Unknown: nothing to do, no error. */
+    };
+    ASSERT(conf_effects(world, again, 3, 0) == SQL_COMMITTED);
+    ASSERT(conf_lease(world, 9, &lease) && lease.ttl_s == 30);
+    ASSERT(lease.grant_seq == world->head.seq);
+}
+
+static void the_duty_has_one_owner_and_is_handed_over(struct conf_world *world)
+{
+    struct arena arena;
+    struct sql_upkeep upkeep;
+    conf_upkeep_init(&upkeep, &arena, 11);
+    ASSERT(conf_upkeep(world, world->c->log, &upkeep) == ERR_OK);
+    ASSERT(upkeep.duty_owner == 0);
+    uint64_t term = upkeep.duty_term;
+    ASSERT(upkeep.database_bytes > 0);
+    upkeep.want_duty = true;
+    for (uint32_t i = 0; i < 3; i++) {
+        ASSERT(conf_upkeep(world, world->c->log, &upkeep) == ERR_OK);
+        ASSERT(upkeep.duty_owner == 11 && upkeep.duty_term == term + 1);
+    }
+    struct sql_upkeep rival;
+    struct arena rival_arena;
+    conf_upkeep_init(&rival, &rival_arena, 12);
+    rival.want_duty = true;
+    ASSERT(conf_upkeep(world, world->c->log, &rival) == ERR_OK);
+    ASSERT(rival.duty_owner == 11 && rival.duty_term == term + 1);
+    uint32_t seen = 0;
+    for (uint32_t i = 0; i < rival.member_count; i++) {
+        const struct sql_member *member = &rival.members[i];
+        ASSERT(i == 0 || rival.members[i - 1].id < member->id);
+        if (member->id == 11 || member->id == 12) {
+            seen++;
+            ASSERT(member->applied_seq == 3 && member->pin_rev == INT64_MAX);
+            ASSERT(strcmp(member->name, member->id == 11 ? "member-11" : "member-12") == 0);
+            ASSERT(strcmp(member->client_urls, "http://127.0.0.1:2379") == 0);
+            ASSERT(strcmp(member->version, "1.2.3") == 0);
+            ASSERT(member->age_ms >= 0 && member->age_ms < 10000);
+        }
+    }
+    ASSERT(seen == 2);
+    upkeep.leave = true;
+    ASSERT(conf_upkeep(world, world->c->log, &upkeep) == ERR_OK);
+    ASSERT(upkeep.duty_owner == 0);
+    rival.duty_ms = 200;
+    ASSERT(conf_upkeep(world, world->c->log, &rival) == ERR_OK);
+    ASSERT(rival.duty_owner == 12 && rival.duty_term == term + 2);
+    for (uint32_t i = 0; i < rival.member_count; i++) {
+        ASSERT(rival.members[i].id != 11);
+    }
+    if (world->c->wait_ms != NULL) { /* Not renewed: it runs out. */
+        world->c->wait_ms(world->c->arg, 400);
+        upkeep.leave = false;
+        ASSERT(conf_upkeep(world, world->c->log, &upkeep) == ERR_OK);
+        ASSERT(upkeep.duty_owner == 11 && upkeep.duty_term == term + 3);
+        upkeep.leave = true;
+        ASSERT(conf_upkeep(world, world->c->log, &upkeep) == ERR_OK);
+    }
+    rival.leave = true;
+    ASSERT(conf_upkeep(world, world->c->log, &rival) == ERR_OK);
+    arena_fini(&arena);
+    arena_fini(&rival_arena);
+}
+
+/* The naive model: at |compact|, a row is dead when a row at or below |compact| replaces it, or
+ * when it is a tombstone below |compact|. */
+static uint32_t conf_forget_dead(struct conf_world *world, int64_t compact)
+{
+    uint32_t kept = 0;
+    uint32_t before = world->row_count;
+    for (uint32_t i = 0; i < before; i++) {
+        const struct sql_row *row = &world->rows[i];
+        bool is_dead = row->is_delete && row->revision < compact;
+        for (uint32_t later = i + 1; later < before && !is_dead; later++) {
+            is_dead = world->rows[later].revision <= compact && row->revision < compact &&
+                      slice_equal(world->rows[later].key, row->key);
+        }
+        if (is_dead) {
+            conf_row_free(&world->rows[i]);
+        } else {
+            world->rows[kept++] = *row;
+        }
+    }
+    world->row_count = kept;
+    return before - kept;
+}
+
+static void a_purge_deletes_what_the_compaction_made_dead(struct conf_world *world)
+{
+    for (uint32_t round = 0; round < 4; round++) {
+        for (uint32_t i = 0; i < 12; i++) {
+            struct conf_batch batch;
+            conf_batch_init(world, &batch);
+            for (uint32_t row = 0; row < 10; row++) {
+                char key[32];
+                (void)snprintf(key, sizeof(key), "p%u", (unsigned)rng_below(&world->rng, 12));
+                const struct sql_row *old =
+                    conf_newest(batch.rows, batch.entry.row_count, slice_str(key));
+                old =
+                    old != NULL ? old : conf_newest(world->rows, world->row_count, slice_str(key));
+                bool can_delete = old != NULL && !old->is_delete;
+                conf_batch_put(world, &batch, key, 20,
+                               can_delete && rng_below(&world->rng, 3) == 0);
+            }
+            conf_batch_seal(world, &batch);
+            ASSERT(conf_batch_append(world, world->c->log, &batch) == SQL_COMMITTED);
+            conf_batch_won(world, &batch);
+            conf_batch_fini(&batch);
+        }
+        int64_t compact = world->head.revision - (int64_t)rng_below(&world->rng, 40);
+        struct sql_purge purge = {.fence = world->head.fence,
+                                  .compact_rev = compact,
+                                  .from_rev = world->head.deleted_below,
+                                  .to_rev = compact};
+        /* Not compacted yet: refused, nothing changes. */
+        ASSERT(conf_purge(world, world->c->log, &purge) == ERR_LEADER_CHANGED);
+        conf_check_load(world, world->c->log);
+        struct sql_effect effect = {.kind = SQL_COMPACT, .id = compact};
+        ASSERT(conf_effects(world, &effect, 1, 0) == SQL_COMMITTED);
+        purge.fence.era[0] ^= 1;
+        ASSERT(conf_purge(world, world->c->log, &purge) == ERR_LEADER_CHANGED);
+        purge.fence.era[0] ^= 1;
+        uint64_t deleted = 0;
+        while (purge.from_rev < compact) {
+            int64_t to = purge.from_rev + 1 + (int64_t)rng_below(&world->rng, 60);
+            purge.to_rev = to < compact ? to : compact;
+            ASSERT(conf_purge(world, world->c->log, &purge) == ERR_OK);
+            deleted += purge.rows_deleted;
+            world->head.deleted_below = purge.to_rev;
+            conf_check_head(world);
+            purge.from_rev = purge.to_rev;
+        }
+        ASSERT(deleted == conf_forget_dead(world, compact));
+        conf_check_load(world, world->c->log);
+    }
+}
+
+static void old_entries_go_but_never_the_newest(struct conf_world *world)
+{
+    conf_write(world, 1, 10);
+    uint64_t newest = world->head.seq;
+    struct sql_purge purge = {.fence = world->head.fence, .compact_rev = world->head.compact_rev};
+    purge.from_rev = purge.to_rev = world->head.deleted_below;
+    purge.entries_below = newest - 3;
+    ASSERT(conf_purge(world, world->c->log, &purge) == ERR_OK);
+    struct arena arena;
+    struct sql_tail tail;
+    conf_tail_init(&tail, &arena, 0);
+    ASSERT(conf_tail(world, world->c->log, &tail) == ERR_OK);
+    ASSERT(tail.entry_count == 4 && tail.entries[0].seq == newest - 3);
+    arena_fini(&arena);
+    purge.entries_below = newest + 100;
+    ASSERT(conf_purge(world, world->c->log, &purge) == ERR_OK);
+    bool found;
+    struct sql_writer writer;
+    ASSERT(conf_verdict(world, world->c->log, newest, &found, &writer) == ERR_OK && found);
+    ASSERT(conf_verdict(world, world->c->log, newest - 1, &found, &writer) == ERR_OK && !found);
+    conf_check_head(world);
+    conf_write(world, 1, 10);
+    conf_check_load(world, world->c->log);
+}
+
+static void a_huge_entry_is_one_entry(struct conf_world *world)
+{
+    struct hash128 before = world->head.chain;
+    uint64_t start = world->head.seq;
+    struct sql_effect effect = {.kind = SQL_LEASE_PUT, .id = 77, .ttl_s = 77};
+    ASSERT(conf_effects(world, &effect, 1, 5000) == SQL_COMMITTED);
+    struct sql_lease lease;
+    ASSERT(conf_lease(world, 77, &lease) && lease.counter == start + 1);
+    struct arena arena;
+    struct sql_tail tail;
+    conf_tail_init(&tail, &arena, start);
+    tail.bytes_max = 1000;
+    ASSERT(conf_tail(world, world->c->log, &tail) == ERR_OK);
+    ASSERT(tail.entry_count == 1 && tail.entries[0].row_count == 5000);
+    conf_check_chain(&tail, before);
+    arena_fini(&arena);
+    struct conf_batch batch; /* And one that does not match is lost as a whole. */
+    conf_batch_init(world, &batch);
+    for (uint32_t i = 0; i < 4000; i++) {
+        conf_batch_put(world, &batch, "huge", 3000, false);
+    }
+    conf_batch_seal(world, &batch);
+    batch.append.expected_chain.bytes[9] ^= 1;
+    ASSERT(conf_batch_append(world, world->c->log, &batch) == SQL_LOST);
+    conf_batch_fini(&batch);
+    conf_check_head(world);
+    conf_check_load(world, world->c->log);
+}
+
+static void a_load_ends_with_its_callbacks_error(struct conf_world *world)
+{
+    struct conf_load state = {.world = world, .fail_after = 10};
+    state.load.on_leases = conf_on_leases;
+    state.load.on_rows = conf_on_rows;
+    state.load.on_entries = conf_on_entries;
+    ASSERT(conf_load_call(world, world->c->log, &state.load) == ERR_CORRUPT);
+    ASSERT(state.next_seq == 0);
+    conf_check_load(world, world->c->log);
+}
+
+/* Two writers on one state: one wins, the other loses, finds the winner, and goes on. */
+static void of_two_racing_appends_one_wins(struct conf_world *world)
+{
+    if (world->c->other == NULL) {
+        return;
+    }
+    uint32_t wins[2] = {0, 0};
+    for (uint32_t round = 0; round < 50; round++) {
+        struct conf_batch batches[2];
+        struct sql_log *logs[2] = {world->c->log, world->c->other};
+        for (uint32_t i = 0; i < 2; i++) {
+            conf_batch_init(world, &batches[i]);
+            conf_batch_put(world, &batches[i], "raced", 10, false);
+            conf_batch_seal(world, &batches[i]);
+        }
+        uint32_t first = round % 2;
+        logs[first]->ops->append(logs[first], &batches[first].append);
+        logs[1 - first]->ops->append(logs[1 - first], &batches[1 - first].append);
+        while (!batches[0].done || !batches[1].done) {
+            world->c->pump(world->c->arg);
+        }
+        uint32_t winner = batches[0].append.outcome == SQL_COMMITTED ? 0 : 1;
+        ASSERT(batches[winner].append.outcome == SQL_COMMITTED);
+        ASSERT(batches[1 - winner].append.outcome == SQL_LOST);
+        wins[winner]++;
+        conf_batch_won(world, &batches[winner]);
+        bool found;
+        struct sql_writer writer;
+        ASSERT(conf_verdict(world, logs[1 - winner], world->head.seq, &found, &writer) == ERR_OK);
+        ASSERT(found && writer.counter == batches[winner].entry.writer.counter);
+        conf_batch_fini(&batches[0]);
+        conf_batch_fini(&batches[1]);
+    }
+    conf_check_load(world, world->c->other);
+}
+
+/* Who holds the lock is not overtaken by an optimistic writer that never asks for it. */
+static void a_lock_keeps_others_waiting(struct conf_world *world)
+{
+    if (world->c->other == NULL) {
+        return;
+    }
+    struct arena arena;
+    struct sql_lock lock = {0};
+    conf_tail_init(&lock.tail, &arena, world->head.seq);
+    ASSERT(conf_lock(world, world->c->log, &lock) == ERR_OK);
+    arena_fini(&arena);
+    struct conf_batch batches[2];
+    for (uint32_t i = 0; i < 2; i++) {
+        conf_batch_init(world, &batches[i]);
+        conf_batch_put(world, &batches[i], "guarded", 10, false);
+        conf_batch_seal(world, &batches[i]);
+    }
+    world->c->other->ops->append(world->c->other, &batches[1].append);
+    if (world->c->wait_ms != NULL) {
+        world->c->wait_ms(world->c->arg, 50); /* Let it arrive there first. */
+    }
+    ASSERT(!batches[1].done);
+    batches[0].append.locked = true;
+    ASSERT(conf_batch_append(world, world->c->log, &batches[0]) == SQL_COMMITTED);
+    while (!batches[1].done) {
+        world->c->pump(world->c->arg);
+    }
+    ASSERT(batches[1].append.outcome == SQL_LOST);
+    conf_batch_won(world, &batches[0]);
+    conf_batch_fini(&batches[0]);
+    conf_batch_fini(&batches[1]);
+    conf_check_head(world);
+}
+
+void sql_conformance_run(const struct sql_conformance *conformance)
+{
+    struct conf_world world;
+    conf_world_init(&world, conformance);
+    an_empty_log_stands_at_revision_one(&world);
+    an_append_that_matches_is_committed(&world);
+    an_append_that_does_not_match_is_lost(&world);
+    an_append_sent_twice_stands_once(&world);
+    a_tail_gives_whole_entries_within_its_limits(&world);
+    a_lock_pulls_and_its_append_ends_it(&world);
+    a_lock_is_given_up_after_a_second(&world);
+    a_keepalive_counts_known_leases_alone(&world);
+    an_expiry_needs_the_counter_it_saw(&world, 1);
+    an_expiry_needs_the_counter_it_saw(&world, 4000);
+    effects_on_one_lease_keep_their_order(&world);
+    the_duty_has_one_owner_and_is_handed_over(&world);
+    of_two_racing_appends_one_wins(&world);
+    a_lock_keeps_others_waiting(&world);
+    a_purge_deletes_what_the_compaction_made_dead(&world);
+    old_entries_go_but_never_the_newest(&world);
+    a_huge_entry_is_one_entry(&world);
+    a_load_ends_with_its_callbacks_error(&world);
+    conf_world_fini(&world);
+}
