@@ -52,6 +52,7 @@ func (g *generator) burstTxn() *pb.TxnRequest {
 			ro := g.txnOp(shape)
 			if rr := ro.GetRequestRange(); rr != nil {
 				rr.Revision, rr.SortOrder, rr.SortTarget = 0, 0, 0
+				rr.Key = g.keys[g.n(len(g.keys))]
 			}
 			if put := ro.GetRequestPut(); put != nil {
 				put.Lease, put.IgnoreLease, put.IgnoreValue = 0, false, false
