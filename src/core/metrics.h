@@ -89,7 +89,7 @@ void metric_observe_ns(enum metric_histogram histogram, uint64_t ns);
 /*
  * Name a method of grpc_server_*; returns its index for the calls below. At start, on one thread,
  * before any of them is counted. |service| as in "etcdserverpb.KV"; |type| as in "unary",
- * "server_stream", "client_stream", "bidi_stream". All are borrowed for the process's life.
+ * "server_stream", "client_stream", "bidi_stream". All are copied, for the process's life.
  * The same (service, method) again gives the same index. At most LIMIT_RPC_METHODS.
  */
 uint32_t metrics_call_add(const char *service, const char *method, const char *type);

@@ -2,6 +2,7 @@
 #include "rpc/call.h"
 
 #include "core/mem.h"
+#include "core/metrics.h"
 #include "rpc/grpc.h"
 
 enum {
@@ -107,6 +108,7 @@ static bool answer_queue(struct rpc_call *call, const struct rpc_part *parts, si
     }
     call->out_size += size + sizeof(prefix);
     call->conn->out_size += size + sizeof(prefix);
+    metrics_call_sent(call->counter);
     return true;
 }
 

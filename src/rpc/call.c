@@ -4,6 +4,7 @@
 #include "core/limits.h"
 #include "core/log.h"
 #include "core/mem.h"
+#include "core/metrics.h"
 #include "rpc/grpc.h"
 
 enum {
@@ -131,6 +132,10 @@ void rpc_call_gone(struct rpc_call *call)
 {
     if (rpc_call_is(call, CALL_GONE)) {
         return;
+    }
+    if (call->method != NULL) {
+        bool has_status = rpc_call_is(call, CALL_ENDING);
+        metrics_call_handled(call->counter, has_status ? call->status : RPC_CANCELLED);
     }
     sm_move(&call->sm, CALL_GONE);
     timers_disarm(&call->io->loop.timers, &call->deadline);
@@ -419,6 +424,8 @@ void rpc_call_begin(struct rpc_call *call)
         call_refuse_method(call);
         return;
     }
+    call->counter = rpc_methods_counter(call->io->methods, call->method);
+    metrics_call_started(call->counter);
     struct buf words = {0};
     if (call_is_encoded(call)) {
         call_add_no_decompressor(call, &words);
@@ -502,6 +509,7 @@ static void call_message_bidi(struct rpc_call *call, struct slice message)
 
 static void call_message(struct rpc_call *call, struct slice message)
 {
+    metrics_call_received(call->counter);
     switch (call->method->kind) {
     case RPC_UNARY:
         call->input_done = true;

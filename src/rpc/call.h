@@ -49,6 +49,7 @@ struct rpc_call {
     struct sm sm;
     uint32_t refs;
     int32_t stream_id;
+    uint32_t counter; /* For metrics_call_*, when |method| is known. */
     /* Input. */
     bool half_closed;   /* The client has sent all. */
     bool end_delivered; /* ... and the handler knows, or need not. */

@@ -2,6 +2,7 @@
 #include "rpc/conn.h"
 
 #include "core/mem.h"
+#include "core/metrics.h"
 #include "rpc/call.h"
 
 static const struct sm_state conn_states[CONN_STATE_COUNT] = {
@@ -33,6 +34,7 @@ static void conn_on_timer(struct timer *timer)
 
 void rpc_conn_arm(struct rpc_conn *conn, uint64_t after_ns)
 {
+    ASSERT(!rpc_conn_is(conn, CONN_CLOSED));
     timers_arm(&conn->io->loop.timers, &conn->timer, after_ns, conn_on_timer);
 }
 
@@ -45,7 +47,9 @@ static void conn_link(struct rpc_conn *conn)
     }
     io->conns = conn;
     io->conn_count++;
+    metric_add(METRIC_drover_connections, 1);
     atomic_store_explicit(&io->load, io->conn_count + io->call_count, memory_order_relaxed);
+    atomic_store_explicit(&io->open, io->conn_count, memory_order_relaxed);
 }
 
 static void conn_unlink(struct rpc_conn *conn)
@@ -61,7 +65,9 @@ static void conn_unlink(struct rpc_conn *conn)
     }
     ASSERT(io->conn_count > 0);
     io->conn_count--;
+    metric_add(METRIC_drover_connections, -1);
     atomic_store_explicit(&io->load, io->conn_count + io->call_count, memory_order_relaxed);
+    atomic_store_explicit(&io->open, io->conn_count, memory_order_relaxed);
 }
 
 static void conn_forget_dirty(struct rpc_conn *conn)
@@ -191,6 +197,7 @@ static bool conn_flush_http2(struct rpc_conn *conn)
         if (size == 0) {
             break;
         }
+        metric_add(METRIC_etcd_network_client_grpc_sent_bytes_total, (int64_t)size);
         if (!rpc_conn_write(conn)) {
             return false;
         }
@@ -286,6 +293,7 @@ static void conn_on_written(struct rpc_stream *stream, bool ok)
 
 static void conn_read_http2(struct rpc_conn *conn, struct slice bytes)
 {
+    metric_add(METRIC_etcd_network_client_grpc_received_bytes_total, (int64_t)bytes.size);
     bool is_fine = rpc_http2_read(conn, bytes);
     rpc_conn_touch(conn);
     if (!is_fine || conn->must_end) {

@@ -58,6 +58,7 @@ struct rpc_io {
     struct rpc_call *pool;
     uint32_t pool_count;
     _Atomic uint32_t load; /* Connections and calls, for choosing the least busy thread. */
+    _Atomic uint32_t open; /* Connections alone. */
     bool draining;
     bool grace_is_over;
     bool finished;

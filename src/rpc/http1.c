@@ -256,6 +256,9 @@ void rpc_http_answer(struct rpc_http *http, int status, const char *content_type
     ASSERT(http1->asked == http);
     http1->asked = NULL;
     mem_free(http);
+    if (!rpc_conn_is(conn, CONN_HTTP1)) {
+        return; /* Closing. */
+    }
     bool is_head = slice_equal(http1->parse.method, SLICE_LIT("HEAD"));
     struct buf head = {0};
     http1->is_ending |= conn->io->draining;

@@ -60,6 +60,7 @@ static void io_init(struct rpc_io *io, struct rpc_server *server, uint32_t index
     io->index = index;
     io->dirty_tail = &io->dirty;
     atomic_init(&io->load, 0);
+    atomic_init(&io->open, 0);
     loop_init(&io->loop, server->config.clock);
     ASSERT(uv_idle_init(&io->loop.uv, &io->again) == 0);
     rpc_out_init(&io->out);
@@ -186,16 +187,16 @@ static void server_on_handover(struct loop_post *post)
     mem_free(handover);
 }
 
-static struct rpc_io *server_least_busy(struct rpc_server *server, uint32_t *total)
+static struct rpc_io *server_least_busy(struct rpc_server *server, uint32_t *open)
 {
     struct rpc_io *best = NULL;
     uint32_t best_load = UINT32_MAX;
-    *total = 0;
+    *open = 0;
     server->turn++;
     for (uint32_t i = 0; i < server->io_count; i++) {
         struct rpc_io *io = &server->ios[(server->turn + i) % server->io_count];
         uint32_t load = atomic_load_explicit(&io->load, memory_order_relaxed);
-        *total += load;
+        *open += atomic_load_explicit(&io->open, memory_order_relaxed);
         if (best == NULL || load < best_load) {
             best = io;
             best_load = load;
@@ -207,13 +208,18 @@ static struct rpc_io *server_least_busy(struct rpc_server *server, uint32_t *tot
 static void server_on_accepted(void *arg, int fd, enum rpc_stream_kind kind)
 {
     struct rpc_server *server = arg;
-    uint32_t total;
-    struct rpc_io *io = server_least_busy(server, &total);
+    uint32_t open;
+    struct rpc_io *io = server_least_busy(server, &open);
+    if (open >= LIMIT_CONNECTIONS) {
+        (void)close(fd);
+        return;
+    }
     struct server_handover *handover = mem_alloc(sizeof(*handover));
     *handover =
         (struct server_handover){.post.run = server_on_handover, .io = io, .fd = fd, .kind = kind};
     /* Counted at once, so that a burst of connections spreads. The thread sets the truth. */
     atomic_fetch_add_explicit(&io->load, 1, memory_order_relaxed);
+    atomic_fetch_add_explicit(&io->open, 1, memory_order_relaxed);
     loop_post(&io->loop, &handover->post);
 }
 
