@@ -1,7 +1,7 @@
 /*
  * gRPC calls from one thread, as cheaply as HTTP/2 allows: frames are written and read by hand and
  * only HPACK's decoder is nghttp2's. The generator must cost less per call than the server that it
- * measures; with nghttp2's own session it cost as much.
+ * measures, and a server on nghttp2's session can be as cheap as 4 us a call.
  *
  * What the server sees is what a grpc-go client sends: the same header fields, indexed in HPACK's
  * dynamic table after their first use, large receive windows, PINGs answered at once.
