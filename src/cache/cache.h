@@ -12,6 +12,7 @@
 #ifndef CACHE_CACHE_H
 #define CACHE_CACHE_H
 
+#include "cache/tree.h"
 #include "core/err.h"
 #include "core/reclaim.h"
 #include "core/slice.h"
@@ -45,7 +46,11 @@ struct slice cache_version_encoded(const struct cache_version *version);
 struct slice cache_version_encoded_head(const struct cache_version *version);
 /* The encoded lease field, may be empty. */
 struct slice cache_version_encoded_lease(const struct cache_version *version);
-/* The next older version of the key, or NULL (none, or trimmed). */
+/*
+ * The next older version of the key, or NULL (none, or trimmed). What it says about history is
+ * whole only above the compact revision: follow it from versions with mod_rev > compact_rev of the
+ * snapshot (or of the hold) that is being read. Memory is safe in any case.
+ */
 const struct cache_version *cache_version_older(const struct cache_version *version);
 
 /* ---- snapshots ----------------------------------------------------------------------------- */
@@ -59,7 +64,8 @@ struct cache_info {
     int64_t auth_revision;
     uint64_t live_keys;
     uint64_t lease_count;
-    uint64_t logical_bytes; /* Keys and values of all retained versions: Status.db_size_in_use. */
+    uint64_t logical_bytes; /* Keys and values of all retained versions: Status.db_size_in_use. A
+                               compaction lowers it as trimming goes on, on each replica alone. */
     uint64_t event_end;     /* Number of events ever appended: see cache_events. */
     uint64_t event_begin;   /* First event still readable (revision >= compact_rev). */
 };
@@ -67,7 +73,7 @@ struct cache_info {
 struct cache_snapshot; /* Immutable. */
 
 /* Newest published snapshot; valid until the calling reader's turn ends (core/reclaim.h), for the
- * store thread until its next publish. One acquire load. */
+ * store thread until it calls reclaim_run after its next publish or trim. One acquire load. */
 const struct cache_snapshot *cache_snapshot(const struct cache *cache);
 const struct cache_info *cache_snapshot_info(const struct cache_snapshot *snapshot);
 
@@ -81,13 +87,11 @@ struct cache_range {
 /* etcd's reading of (key, range_end): empty end = single key; "\0" = open; else [key, end). */
 struct cache_range cache_range_of(struct slice key, struct slice range_end);
 
-/* Where a walk stands. On the caller's stack; valid as long as the snapshot. */
+/* Where a walk stands. On the caller's stack; valid as long as the snapshot. Private fields. */
 struct cache_walk {
-    const struct cache_snapshot *snapshot;
-    int64_t at_rev;
-    struct cache_range range;
-    void *node;
-    uint64_t opaque[40]; /* Path in the tree, private to cache/snapshot.c. */
+    int64_t at_rev;                     /* Of a walk through history, else 0. */
+    const struct cache_version *single; /* What a walk of one key still has to give. */
+    struct cache_tree_cursor cursor;
 };
 
 /*
@@ -116,11 +120,12 @@ MUST_CHECK enum err cache_count(const struct cache_snapshot *snapshot,
 /*
  * The event log: every version in (revision, sub) order since compaction. Events are numbered from
  * 0 for the cache's life; a cursor is a number. info.event_begin <= n < info.event_end is readable,
- * and so are older ones that are not trimmed yet: those above the revision of a reader's hold.
- * O(1); reader of the snapshot.
+ * and so are older ones that are not trimmed yet: at least those above the revision of a reader's
+ * hold. NULL when |number| < event_end is trimmed. O(1); reader of the snapshot.
  */
 const struct cache_version *cache_event(const struct cache_snapshot *snapshot, uint64_t number);
-/* Number of the first event with mod_rev >= |rev| (event_end if none). O(log events). */
+/* Number of the first event with mod_rev >= |rev| that is not trimmed (event_end if none): below
+ * event_begin only if |rev| is below compact_rev. O(log events). */
 uint64_t cache_event_at(const struct cache_snapshot *snapshot, int64_t rev);
 /* The version that |event| replaced, if etcd would give it as prev_kv: not a create, and
  * mod_rev - 1 is not compacted in |snapshot|; else NULL. O(1). */
@@ -131,24 +136,27 @@ const struct cache_version *cache_event_prev(const struct cache_snapshot *snapsh
 
 struct cache_lease {
     int64_t id;
-    int64_t ttl_s;       /* Granted. */
-    uint64_t grant_seq;  /* Entry that granted it: tells a re-granted id apart. */
+    int64_t ttl_s;      /* Granted. */
+    uint64_t grant_seq; /* Entry that granted it: tells a re-granted id apart. */
     uint64_t key_count;
 };
-/* False if unknown. */
+/* False if unknown. O(log leases + log attached keys). */
 bool cache_lease_get(const struct cache_snapshot *snapshot, int64_t id, struct cache_lease *lease);
 /* In order of id: first lease with id >= |from|; false at the end. O(log leases). */
 bool cache_lease_next(const struct cache_snapshot *snapshot, int64_t from,
                       struct cache_lease *lease);
-/* In order of key: first key attached to |id| that is > |after| (or the first when |after_none|). */
+/* In order of key: first key attached to |id| that is > |after| (or the first when |after_none|).
+ * |key| is borrowed from the snapshot. Also for ids that are attached but not granted. */
 bool cache_lease_key_next(const struct cache_snapshot *snapshot, int64_t id, bool after_none,
                           struct slice after, struct slice *key);
 
 /* ---- the writer ---------------------------------------------------------------------------- */
 
-/* |reclaim| and its readers are borrowed for the cache's life. Store thread from here on. */
+/* |reclaim| and its readers are borrowed for the cache's life; its owner calls reclaim_run once a
+ * turn, never while it still uses a snapshot loaded before. Store thread from here on. */
 struct cache *cache_new(struct reclaim *reclaim);
-/* No reader may run any more. NULL is a no-op. */
+/* No reader may run any more; what is already retired goes with reclaim_fini. Drops an open edit.
+ * NULL is a no-op. */
 void cache_free(struct cache *cache);
 
 /*
@@ -159,9 +167,10 @@ struct cache_edit *cache_edit_begin(struct cache *cache);
 const struct cache_snapshot *cache_edit_view(struct cache_edit *edit);
 const struct cache_info *cache_edit_info(const struct cache_edit *edit);
 
-/* One changed key. Slices are copied. */
+/* One changed key. Slices are copied. The caller has checked what came from a database: order,
+ * sub >= 0, a key that is not empty, sizes below 1 GiB; here they are asserted. */
 struct cache_row {
-    int64_t revision; /* >= info.revision: rows come in (revision, sub) order. */
+    int64_t revision; /* >= info.revision, > 0: rows come in (revision, sub) order. */
     int32_t sub;
     bool is_delete;
     struct slice key;
@@ -176,12 +185,14 @@ struct cache_row {
 const struct cache_version *cache_edit_apply(struct cache_edit *edit, const struct cache_row *row);
 /* Set info.revision without rows (never down). */
 void cache_edit_set_revision(struct cache_edit *edit, int64_t revision);
-/* Move compact_rev up; readable events and ring roots below it leave with publish. */
+/* Move compact_rev up (never down, never above info.revision); readable events and ring roots below
+ * it leave with publish. O(log events). */
 void cache_edit_set_compact_rev(struct cache_edit *edit, int64_t compact_rev);
 void cache_edit_set_position(struct cache_edit *edit, uint64_t seq, uint64_t epoch,
                              int64_t auth_revision);
+/* An id that is there is set anew and keeps its keys. |id| is not 0. O(log leases). */
 void cache_edit_grant(struct cache_edit *edit, int64_t id, int64_t ttl_s, uint64_t grant_seq);
-/* The lease only; its keys are deleted by rows. Keys still attached are detached. */
+/* The lease only; its keys are deleted by rows. Keys still attached are detached. Unknown: no-op. */
 void cache_edit_revoke(struct cache_edit *edit, int64_t id);
 
 /* Make it the newest snapshot. Frees |edit|. O(1) + nodes changed. */
@@ -191,8 +202,10 @@ void cache_edit_drop(struct cache_edit *edit);
 
 /*
  * After a compaction: cut and free versions that nobody can read any more, in slices. Waits for the
- * grace period and for readers' holds by itself. Call once a turn; true while work remains
- * (physical compaction waits for false). Each call does at most |budget| versions.
+ * grace period and for readers' holds by itself. Call once a turn, behind the turn's posts of
+ * answers, with reclaim_run after it; true while work remains (physical compaction waits for
+ * false). Each call does at most |budget| events. May publish a snapshot with the same content.
+ * An open edit does not stop it for longer than to its end; tombstones leave with its publish.
  */
 bool cache_trim(struct cache *cache, uint32_t budget);
 /* Revision below which trimming is complete: >= compact_rev once cache_trim returned false. */
@@ -200,11 +213,11 @@ int64_t cache_trimmed_rev(const struct cache *cache);
 
 /* Bytes held by tree nodes, versions and event log: for metrics and benches. */
 struct cache_memory {
-    uint64_t node_bytes;
-    uint64_t version_bytes;
-    uint64_t value_bytes;
-    uint64_t event_bytes;
-    uint64_t retired_objects;
+    uint64_t node_bytes;      /* Tree nodes, separators, leases: what the newest roots reach. */
+    uint64_t version_bytes;   /* Versions without their values. */
+    uint64_t value_bytes;     /* Values. */
+    uint64_t event_bytes;     /* Event log: pointers only. */
+    uint64_t retired_objects; /* Not counted above: wait for ring roots or readers. */
 };
 void cache_memory(const struct cache *cache, struct cache_memory *memory);
 
