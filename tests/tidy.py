@@ -28,7 +28,7 @@ LIBRARIES = {
     "yaml.h": {"server"}, "xxhash.h": {"core"}, "protobuf-c/protobuf-c.h": {"api"},
 }
 MUTEX_OWNERS = {"core", "sql"}
-LINE_MAX, FILE_MAX, FUNCTION_MAX = 100, 1000, 70
+LINE_MAX, FILE_MAX, FUNCTION_MAX, NESTING_MAX = 100, 1000, 70, 4
 
 C_ENDS = (".c", ".h", ".def")
 CODE_ENDS = (*C_ENDS, ".py", ".cmake", ".sh", ".go", ".proto")
@@ -38,6 +38,8 @@ SKIPPED_FOLDERS = {".git", "build", "canary", "corpus", "node_modules", "__pycac
 UNFINISHED = re.compile(r"\b(?:TO" r"DO|FIX" r"ME|X" r"XX|HA" r"CK)\b")
 MACHINE = re.compile(r"(?<![\w.$}])/(?:home|root|Users|work)/\w")
 MUTEX = re.compile(r"\b(?:pthread_(?:mutex|rwlock|cond|spin)|uv_(?:mutex|rwlock|cond|sem_)|mtx_)")
+NO_CODE = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|/\*.*?\*/|//.*')
+BLOCK = re.compile(r"(?:\)|\belse|\bdo|:|^)\s*$")
 INCLUDE = re.compile(r'\s*#\s*include\s*([<"])([^>"]+)[>"]')
 
 
@@ -67,6 +69,22 @@ def functions(lines):
             start = None
 
 
+def nesting(lines):
+    """Lines where a block is deeper than allowed in its function; initializers do not count."""
+    open_braces = []
+    for number, line in enumerate(lines, 1):
+        if line.startswith("{"):
+            open_braces = []
+        code = NO_CODE.sub("", line)
+        for match in re.finditer(r"[{}]", code):
+            if match[0] == "{":
+                open_braces.append(bool(BLOCK.search(code[:match.start()])))
+                if open_braces[-1] and sum(open_braces) > NESTING_MAX + 1:
+                    yield number
+            elif open_braces:
+                open_braces.pop()
+
+
 def check_source(module, path, lines):
     yield from includes(module, lines)
     if path.suffix == ".h" and not (lines and lines[0].startswith(("/*", "//"))):
@@ -90,6 +108,8 @@ def check_file(root, path):
         for number, size in functions(lines):
             if size > FUNCTION_MAX:
                 yield number, "function", f"{size} lines; at most {FUNCTION_MAX}"
+        for number in nesting(lines):
+            yield number, "nesting", f"deeper than {NESTING_MAX}"
     is_code = path.suffix in CODE_ENDS or path.name == "CMakeLists.txt" or path.suffix == ""
     if is_code and len(lines) > FILE_MAX and path.name != "LICENSE":
         yield len(lines), "file", f"{len(lines)} lines; at most {FILE_MAX}"
@@ -126,8 +146,8 @@ def check_tree(root):
 
 def show_canaries():
     """tests/canary/tidy/<rule>/ is a small tree that breaks just that rule."""
-    wanted = {"arrow", "library", "proto", "mutex", "headline", "function", "file", "line",
-              "word", "path"}
+    wanted = {"arrow", "library", "nesting", "proto", "mutex", "headline", "function", "file",
+              "line", "word", "path"}
     missed = 0
     with tempfile.TemporaryDirectory() as made:
         made = pathlib.Path(made)
