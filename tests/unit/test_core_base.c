@@ -110,7 +110,7 @@ static void impossible_memory_panics(void **state)
 {
     (void)state;
     support_assert_panics(alloc_nothing);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#ifndef SANITIZED
     support_assert_panics(alloc_too_much); /* Sanitizers end the process in their own way. */
 #else
     (void)alloc_too_much;
