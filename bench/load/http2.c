@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "core/mem.h"
+#include "core/wire.h"
 
 enum {
     FRAME_DATA = 0,
@@ -165,8 +166,7 @@ static uint8_t *hpack_put_string(uint8_t *at, const char *text)
     size_t size = strlen(text);
     ASSERT(size < 127);
     *at++ = (uint8_t)size;
-    memcpy(at, text, size);
-    return at + size;
+    return wire_put_bytes(at, text, size);
 }
 
 /* One field: by its entry in the dynamic table, or spelled out once to make the entry. */
