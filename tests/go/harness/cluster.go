@@ -100,6 +100,11 @@ func startCluster(setup Setup, pg *Postgres, extra []string) (*Cluster, error) {
 
 // startStandIn puts embedded etcd members where the replicas would be.
 func (c *Cluster) startStandIn() error {
+	if c.Setup.Replicas == 1 && os.Getenv("DROVER_TOOLS") != "" {
+		r, err := StartDrover(DroverOptions{})
+		c.Replicas = []*Replica{r}
+		return err
+	}
 	members, err := StartEtcd(c.Setup.Replicas)
 	if err != nil {
 		return err

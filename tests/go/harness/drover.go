@@ -12,6 +12,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 )
 
@@ -42,6 +43,7 @@ type Replica struct {
 	Datastore string
 	DataDir   string
 	Port      int
+	PeerPort  int // Of a stand-in.
 	Extra     []string
 	proc      *Process
 	member    *Etcd
@@ -100,12 +102,34 @@ func (r *Replica) launch() error {
 		args = append(args, "--datastore", r.Datastore)
 	}
 	args = append(args, r.Extra...)
-	proc, err := Start("drover "+r.Name, r.DataDir+".log", exec.Command(DroverBin(), args...))
+	bin := DroverBin()
+	if SelfTest() {
+		var err error
+		if bin, args, err = r.standIn(); err != nil {
+			return err
+		}
+	}
+	proc, err := Start("drover "+r.Name, r.DataDir+".log", exec.Command(bin, args...))
 	if err != nil {
 		return err
 	}
 	r.proc = proc
 	return nil
+}
+
+// standIn is an etcd of one member as a process, which can be killed as drover can.
+func (r *Replica) standIn() (string, []string, error) {
+	if r.PeerPort == 0 {
+		var err error
+		if r.PeerPort, err = FreePort(); err != nil {
+			return "", nil, err
+		}
+	}
+	url, peer := r.URL(), fmt.Sprintf("http://127.0.0.1:%d", r.PeerPort)
+	return filepath.Join(os.Getenv("DROVER_TOOLS"), "etcd"), []string{"--data-dir", r.DataDir, "--name", r.Name,
+		"--listen-client-urls", url, "--advertise-client-urls", url, "--listen-peer-urls", peer,
+		"--initial-advertise-peer-urls", peer, "--initial-cluster", r.Name + "=" + peer,
+		"--watch-progress-notify-interval", "5s"}, nil
 }
 
 // Endpoint is HOST:PORT.
@@ -197,7 +221,8 @@ func Dial(endpoint string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
 	opts = append([]grpc.DialOption{
 		grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<31-1), grpc.MaxCallSendMsgSize(1<<31-1)),
-		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: time.Second}),
+		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: time.Second,
+			Backoff: backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.5, MaxDelay: 300 * time.Millisecond}}),
 	}, opts...)
 	return grpc.NewClient("passthrough:///"+strings.TrimPrefix(endpoint, "http://"), opts...)
 }
