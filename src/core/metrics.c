@@ -132,8 +132,7 @@ uint32_t metrics_call_add(const char *service, const char *method, const char *t
         }
     }
     ASSERT(count < LIMIT_RPC_METHODS);
-    call_rows[count] =
-        (struct call_row){mem_strdup(service), mem_strdup(method), mem_strdup(type)};
+    call_rows[count] = (struct call_row){mem_strdup(service), mem_strdup(method), mem_strdup(type)};
     atomic_store_explicit(&call_count, count + 1, memory_order_release);
     return count;
 }
