@@ -26,7 +26,8 @@ void lease_table_revoke(struct lease_table *table, int64_t id);
 void lease_table_reading_begin(struct lease_table *table, uint64_t now_ns);
 void lease_table_reading(struct lease_table *table, int64_t id, uint64_t grant_seq,
                          uint64_t counter, uint64_t now_ns);
-/* Our own keep-alive was answered: the same as a reading of one counter. */
+/* Our own keep-alive was answered with |counter|: the timer starts again. The counter itself is only
+ * taken from readings, because the answer does not say which grant of the id it renewed. */
 void lease_table_renewed(struct lease_table *table, int64_t id, uint64_t counter, uint64_t now_ns);
 /* Breaker open, stalled loop, reload: start all timers again at |now_ns|. */
 void lease_table_rearm(struct lease_table *table, uint64_t now_ns);
@@ -39,7 +40,9 @@ struct lease_due {
     uint64_t grant_seq;
     uint64_t counter; /* The last one seen: the expiry is conditional on it. */
 };
-/* Up to |max| leases whose counter has not moved for TTL + margin, the longest overdue first. */
+enum { LEASE_DUE_MAX = 256 };
+/* Up to |max| leases (LEASE_DUE_MAX at most) whose counter has not moved for TTL + margin, the
+ * longest overdue first. None when the last reading is older than the gap. O(max^2). */
 uint32_t lease_table_due(const struct lease_table *table, uint64_t now_ns, struct lease_due *due,
                          uint32_t max);
 uint32_t lease_table_count(const struct lease_table *table);

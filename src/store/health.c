@@ -1,0 +1,142 @@
+/*
+ * Is the database there?
+ *
+ *     OK ──3 reads failed, or none answered for 1.5 s──▶ AWAY ──back-off──▶ HALF_OPEN
+ *     ▲                                                   ▲                    │  │
+ *     └──────────────────────────an answer────────────────┼────────────────────┼──┘
+ *                                                         └─────no answer──────┘
+ *
+ * AWAY       nothing is sent; reads and writes are answered at once; lease time stands still
+ * HALF_OPEN  one probe is under way
+ *
+ * Any answered read closes the breaker, and any state may see one: statements begun before it
+ * opened are still under way. Fenced is beside this: the database answers, but is another one.
+ * With an exclusive database there is nobody to lose: no breaker.
+ */
+#include "store/internal.h"
+
+enum {
+    HEALTH_FAILURES_MAX = 3,
+    HEALTH_OVERDUE_MS = 1500,
+    HEALTH_BACKOFF_MIN_MS = 50,
+    HEALTH_BACKOFF_MAX_MS = 2000
+};
+
+static const struct sm_state health_states[HEALTH_STATE_COUNT] = {
+    [HEALTH_OK] = {"ok", SM_TO(HEALTH_AWAY)},
+    [HEALTH_AWAY] = {"away", SM_TO(HEALTH_HALF_OPEN) | SM_TO(HEALTH_OK)},
+    [HEALTH_HALF_OPEN] = {"half-open", SM_TO(HEALTH_AWAY) | SM_TO(HEALTH_OK)},
+};
+
+void store_health_init(struct store *store)
+{
+    sm_init(&store->health.sm, health_states, HEALTH_STATE_COUNT, HEALTH_OK);
+    ASSERT(store->health.failures == 0);
+}
+
+void store_health_fini(struct store *store)
+{
+    timers_disarm(store->timers, &store->health.overdue);
+    timers_disarm(store->timers, &store->health.half_open);
+}
+
+static void half_open_due(struct timer *timer)
+{
+    struct store_health *health = CONTAINER_OF(timer, struct store_health, half_open);
+    struct store *store = CONTAINER_OF(health, struct store, health);
+    ASSERT(sm_is(&health->sm, HEALTH_AWAY));
+    sm_move(&health->sm, HEALTH_HALF_OPEN);
+    store->reads.forced = true;
+}
+
+static void go_away(struct store *store)
+{
+    struct store_health *health = &store->health;
+    bool was_ok = sm_is(&health->sm, HEALTH_OK);
+    sm_move(&health->sm, HEALTH_AWAY);
+    uint32_t next = was_ok ? HEALTH_BACKOFF_MIN_MS : 2 * health->backoff_ms;
+    health->backoff_ms = next < HEALTH_BACKOFF_MAX_MS ? next : HEALTH_BACKOFF_MAX_MS;
+    uint64_t ms = health->backoff_ms / 2 + rng_below(store->config.rng, health->backoff_ms);
+    timers_arm(store->timers, &health->half_open, ms * NS_PER_MS, half_open_due);
+    if (!was_ok) {
+        return;
+    }
+    LOG(LOG_WARN, "database away", LUINT("seq", store->seq));
+    store->facts_stale = true;
+    lease_table_rearm(store->leases.table, store_now_ns(store));
+    store_answer_all(&store->reads.waiting, ERR_NO_LEADER);
+    store_answer_all(&store->leases.waiting, ERR_NO_LEADER);
+    store_batch_away(store);
+}
+
+static void come_back(struct store *store)
+{
+    struct store_health *health = &store->health;
+    timers_disarm(store->timers, &health->half_open);
+    sm_move(&health->sm, HEALTH_OK);
+    LOG(LOG_INFO, "database back", LUINT("seq", store->seq));
+    store->facts_stale = true;
+    lease_table_rearm(store->leases.table, store_now_ns(store));
+    if (store_is_live(store)) {
+        store_tail_want(store);
+    }
+}
+
+static void overdue(struct timer *timer)
+{
+    struct store_health *health = CONTAINER_OF(timer, struct store_health, overdue);
+    struct store *store = CONTAINER_OF(health, struct store, health);
+    if (!sm_is(&health->sm, HEALTH_AWAY)) {
+        go_away(store);
+    }
+}
+
+void store_health_begin(struct store *store)
+{
+    struct store_health *health = &store->health;
+    health->outstanding++;
+    if (!store->log->exclusive && !timer_is_armed(&health->overdue)) {
+        timers_arm(store->timers, &health->overdue, HEALTH_OVERDUE_MS * NS_PER_MS, overdue);
+    }
+}
+
+void store_health_end(struct store *store, bool answered)
+{
+    struct store_health *health = &store->health;
+    ASSERT(health->outstanding > 0);
+    health->outstanding--;
+    if (store->log->exclusive || !store_is_loaded(store)) {
+        return;
+    }
+    timers_disarm(store->timers, &health->overdue);
+    if (health->outstanding > 0) {
+        timers_arm(store->timers, &health->overdue, HEALTH_OVERDUE_MS * NS_PER_MS, overdue);
+    }
+    if (answered) {
+        health->failures = 0;
+        if (!sm_is(&health->sm, HEALTH_OK)) {
+            come_back(store);
+        }
+        return;
+    }
+    health->failures++;
+    if (sm_is(&health->sm, HEALTH_HALF_OPEN) ||
+        (sm_is(&health->sm, HEALTH_OK) && health->failures >= HEALTH_FAILURES_MAX)) {
+        go_away(store);
+    }
+}
+
+void store_health_fence(struct store *store, bool fenced)
+{
+    if (store->health.fenced == fenced) {
+        return;
+    }
+    store->health.fenced = fenced;
+    store->facts_stale = true;
+    LOG(fenced ? LOG_ERROR : LOG_INFO, fenced ? "fenced: another database" : "fence lifted");
+    if (fenced) {
+        store_answer_all(&store->reads.waiting, ERR_LEADER_CHANGED);
+        store_answer_all(&store->leases.waiting, ERR_LEADER_CHANGED);
+        store_answer_all(&store->queue, ERR_LEADER_CHANGED);
+    }
+}

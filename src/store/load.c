@@ -1,0 +1,459 @@
+/*
+ * Everything from the log at start, checked; and again when this replica is too far behind.
+ *
+ * Checks: every row's own sum; rows of revisions from |deleted_below| on dense up to the head; the
+ * chain of all retained entries up to the head; the rows of each entry from |deleted_below| on
+ * against its hash. A fault names the entry's seq.
+ *
+ * A second load does not replace the cache, because readers and watchers hold cursors into it: the
+ * new state is built beside it, and the difference is applied as one edit. Keys that are gone and
+ * whose tombstones were purged get one at the first revision that we had not seen; it lies below the
+ * compact revision, so no reader sees it, and a watcher that would have is told `compacted`.
+ */
+#include "store/internal.h"
+
+enum { LOAD_RETRY_MS = 500, LOAD_WHY_SIZE = 160, LOAD_WHAT_SIZE = 120 };
+
+/* The sum of a row, to check its entry by. */
+struct row_sum {
+    int64_t revision;
+    uint64_t sum;
+};
+
+struct store_load {
+    struct sql_load load;
+    struct store *store;
+    struct cache *beside; /* A second load: the new state; NULL at the first. */
+    struct cache_edit *edit;
+    struct store_vec sums;     /* struct row_sum, of revisions >= |base|. */
+    struct store_vec versions; /* const struct cache_version *: rows that we had not seen. */
+    int64_t had_rev;           /* Our revision when a second load began. */
+    int64_t base;              /* Rows from this revision on are complete. */
+    int64_t last_rev;          /* Of the row before. */
+    int32_t last_sub;
+    int64_t bad_rev; /* A row that does not match its sum; 0 = none. */
+    uint32_t sum_at; /* First of |sums| that no entry has taken. */
+    bool has_entry;
+    uint64_t entry_seq;
+    struct hash128 entry_chain;
+    uint64_t entry_epoch;
+    int64_t auth_rev;
+    struct timer retry;
+    char why[LOAD_WHY_SIZE];
+};
+
+static enum err load_broken(struct store_load *load, const char *what, uint64_t seq)
+{
+    if (load->why[0] == '\0') {
+        (void)snprintf(load->why, sizeof(load->why), "%s (seq %llu)", what,
+                       (unsigned long long)seq);
+    }
+    return ERR_CHAIN_BROKEN;
+}
+
+/* ---- what the log tells --------------------------------------------------------------------- */
+
+static enum err on_leases(struct sql_load *request, const struct sql_lease *leases, uint32_t count)
+{
+    struct store_load *load = CONTAINER_OF(request, struct store_load, load);
+    for (uint32_t i = 0; i < count; i++) {
+        if (leases[i].ttl_s <= 0 || leases[i].id == 0) {
+            return load_broken(load, "a lease without a TTL", leases[i].grant_seq);
+        }
+        cache_edit_grant(load->edit, leases[i].id, leases[i].ttl_s, leases[i].grant_seq);
+    }
+    return ERR_OK;
+}
+
+/* Rows come in order; from |base| on without a gap. */
+static bool row_is_next(const struct store_load *load, const struct sql_row *row)
+{
+    bool same_rev = row->revision == load->last_rev;
+    if (row->revision < load->base) {
+        return row->revision > load->last_rev || (same_rev && row->sub > load->last_sub);
+    }
+    if (same_rev) {
+        return row->sub == load->last_sub + 1;
+    }
+    int64_t previous = load->last_rev < load->base ? load->base - 1 : load->last_rev;
+    return row->revision == previous + 1 && row->sub == 0;
+}
+
+static void row_take(struct store_load *load, const struct sql_row *row)
+{
+    const struct cache_row made = {
+        .revision = row->revision,
+        .sub = row->sub,
+        .is_delete = row->is_delete,
+        .key = row->key,
+        .value = row->value,
+        .create_rev = row->create_rev,
+        .version = row->version,
+        .lease = row->lease,
+    };
+    const struct cache_version *version = cache_edit_apply(load->edit, &made);
+    if (load->beside != NULL && row->revision > load->had_rev) {
+        *(const struct cache_version **)store_vec_add(&load->versions, sizeof(version)) = version;
+    }
+    if (row->revision >= load->base) {
+        struct row_sum *sum = store_vec_add(&load->sums, sizeof(*sum));
+        *sum = (struct row_sum){row->revision, row->sum};
+    }
+    load->last_rev = row->revision;
+    load->last_sub = row->sub;
+}
+
+static enum err on_rows(struct sql_load *request, const struct sql_row *rows, uint32_t count)
+{
+    struct store_load *load = CONTAINER_OF(request, struct store_load, load);
+    load->base = request->head.deleted_below > 2 ? request->head.deleted_below : 2;
+    for (uint32_t i = 0; i < count; i++) {
+        if (rows[i].sum != sql_row_sum(&rows[i]) || rows[i].key.size == 0) {
+            load->bad_rev = load->bad_rev == 0 ? rows[i].revision : load->bad_rev;
+            continue; /* Its entry names it. */
+        }
+        if (load->bad_rev == 0 && !row_is_next(load, &rows[i])) {
+            char what[LOAD_WHAT_SIZE];
+            (void)snprintf(what, sizeof(what), "rows are missing in front of revision %lld",
+                           (long long)rows[i].revision);
+            return load_broken(load, what, request->head.seq);
+        }
+        if (load->bad_rev == 0) {
+            row_take(load, &rows[i]);
+        }
+    }
+    return ERR_OK;
+}
+
+/* The rows of |entry| against its count and hash. */
+static enum err entry_rows_check(struct store_load *load, const struct sql_entry *entry)
+{
+    const struct row_sum *sums = load->sums.items;
+    uint32_t count = 0;
+    while (load->sum_at < load->sums.count && sums[load->sum_at].revision < entry->first_rev) {
+        load->sum_at++;
+    }
+    while (load->sum_at + count < load->sums.count &&
+           sums[load->sum_at + count].revision <= entry->last_rev) {
+        count++;
+    }
+    if (count != entry->row_count) {
+        return load_broken(load, "an entry's rows are not as many as it says", entry->seq);
+    }
+    struct sql_row *rows = mem_alloc((count + 1) * sizeof(*rows));
+    for (uint32_t i = 0; i < count; i++) {
+        rows[i].sum = sums[load->sum_at + i].sum;
+    }
+    struct hash128 hash = sql_rows_hash(rows, count);
+    mem_free(rows);
+    load->sum_at += count;
+    return hash128_equal(&hash, &entry->rows_hash)
+               ? ERR_OK
+               : load_broken(load, "an entry's rows do not match its hash", entry->seq);
+}
+
+static enum err entry_check(struct store_load *load, const struct sql_entry *entry)
+{
+    if (load->bad_rev != 0 && entry->row_count > 0 && load->bad_rev >= entry->first_rev &&
+        load->bad_rev <= entry->last_rev) {
+        return load_broken(load, "a row does not match its checksum", entry->seq);
+    }
+    if (load->has_entry && entry->seq != load->entry_seq + 1) {
+        return load_broken(load, "an entry is missing", load->entry_seq + 1);
+    }
+    if (load->has_entry || entry->seq == 1) {
+        struct hash128 hash = sql_entry_chain(&load->entry_chain, entry);
+        if (!hash128_equal(&hash, &entry->chain)) {
+            return load_broken(load, "an entry does not match the chain", entry->seq);
+        }
+    }
+    if (load->bad_rev == 0 && entry->row_count > 0 && entry->first_rev >= load->base) {
+        TRY(entry_rows_check(load, entry));
+    }
+    load->has_entry = true;
+    load->entry_seq = entry->seq;
+    load->entry_chain = entry->chain;
+    load->entry_epoch = entry->epoch;
+    load->auth_rev = entry->auth_rev;
+    return ERR_OK;
+}
+
+static enum err on_entries(struct sql_load *request, const struct sql_entry *entries,
+                           uint32_t count)
+{
+    struct store_load *load = CONTAINER_OF(request, struct store_load, load);
+    for (uint32_t i = 0; i < count; i++) {
+        TRY(entry_check(load, &entries[i]));
+    }
+    return ERR_OK;
+}
+
+/* What only the end can tell. */
+static enum err load_end_check(struct store_load *load)
+{
+    const struct sql_head *head = &load->load.head;
+    if (load->bad_rev != 0) {
+        char what[LOAD_WHAT_SIZE];
+        (void)snprintf(what, sizeof(what), "a row of revision %lld does not match its checksum",
+                       (long long)load->bad_rev);
+        return load_broken(load, what, 0);
+    }
+    if (load->entry_seq != head->seq ||
+        (head->seq > 0 && !hash128_equal(&load->entry_chain, &head->chain))) {
+        return load_broken(load, "the newest entry is not the one that was counted", head->seq);
+    }
+    if (head->seq > 0 && head->revision >= load->base && load->last_rev != head->revision) {
+        return load_broken(load, "the newest rows are missing", head->seq);
+    }
+    return ERR_OK;
+}
+
+/* ---- a second load: the difference ---------------------------------------------------------- */
+
+static int version_key_order(const void *a, const void *b)
+{
+    const struct cache_version *left = *(const struct cache_version *const *)a;
+    const struct cache_version *right = *(const struct cache_version *const *)b;
+    return slice_compare(cache_version_key(left), cache_version_key(right));
+}
+
+static void merge_leases(struct cache_edit *edit, const struct cache_snapshot *old,
+                         const struct cache_snapshot *new)
+{
+    struct cache_lease lease;
+    struct cache_lease other;
+    int64_t from = INT64_MIN;
+    while (cache_lease_next(old, from, &lease)) {
+        if (!cache_lease_get(new, lease.id, &other) || other.grant_seq != lease.grant_seq) {
+            cache_edit_revoke(edit, lease.id);
+        }
+        if (lease.id == INT64_MAX) {
+            break;
+        }
+        from = lease.id + 1;
+    }
+    from = INT64_MIN;
+    while (cache_lease_next(new, from, &lease)) {
+        if (!cache_lease_get(old, lease.id, &other) || other.grant_seq != lease.grant_seq) {
+            cache_edit_grant(edit, lease.id, lease.ttl_s, lease.grant_seq);
+        }
+        if (lease.id == INT64_MAX) {
+            break;
+        }
+        from = lease.id + 1;
+    }
+}
+
+static void merge_version(struct cache_edit *edit, const struct cache_version *version)
+{
+    const struct cache_row row = {
+        .revision = cache_version_mod_rev(version),
+        .sub = cache_version_sub(version),
+        .is_delete = cache_version_is_tombstone(version),
+        .key = cache_version_key(version),
+        .value = cache_version_value(version),
+        .create_rev = cache_version_create_rev(version),
+        .version = cache_version_version(version),
+        .lease = cache_version_lease(version),
+    };
+    (void)cache_edit_apply(edit, &row);
+}
+
+/* Live keys of |old| that |new| neither has nor deletes in a row that we have. */
+static struct store_vec lost_keys(const struct store_load *load, const struct cache_snapshot *old,
+                                  const struct cache_snapshot *new)
+{
+    struct store_vec lost = {0};
+    const struct cache_version **by_key =
+        mem_copy(load->versions.items, load->versions.count * sizeof(*by_key));
+    qsort(by_key, load->versions.count, sizeof(*by_key), version_key_order);
+    const struct cache_range all = {.key = SLICE_LIT("\0"), .open = true};
+    struct cache_walk walk;
+    enum err err = cache_walk_begin(&walk, old, &all, 0);
+    ASSERT(err == ERR_OK);
+    for (const struct cache_version *v = cache_walk_next(&walk); v != NULL;
+         v = cache_walk_next(&walk)) {
+        const struct cache_version *now = NULL;
+        err = cache_get(new, cache_version_key(v), 0, &now);
+        ASSERT(err == ERR_OK);
+        if (now == NULL &&
+            bsearch(&v, by_key, load->versions.count, sizeof(*by_key), version_key_order) == NULL) {
+            *(const struct cache_version **)store_vec_add(&lost, sizeof(v)) = v;
+        }
+    }
+    mem_free(by_key);
+    return lost;
+}
+
+static enum err merge(struct store_load *load)
+{
+    struct store *store = load->store;
+    const struct cache_snapshot *old = cache_snapshot(store->cache);
+    const struct cache_snapshot *new = cache_edit_view(load->edit);
+    struct store_vec lost = lost_keys(load, old, new);
+    int64_t grave = load->had_rev + 1;
+    if (lost.count > 0 && grave >= load->load.head.compact_rev) {
+        store_vec_fini(&lost);
+        return load_broken(load, "keys are gone without a trace", load->load.head.seq);
+    }
+    struct cache_edit *edit = cache_edit_begin(store->cache);
+    merge_leases(edit, old, new);
+    const struct cache_version *const *versions = load->versions.items;
+    const struct cache_version *const *gone = lost.items;
+    uint32_t i = 0;
+    int32_t sub = 0;
+    while (i < load->versions.count && cache_version_mod_rev(versions[i]) == grave) {
+        sub = cache_version_sub(versions[i]) + 1;
+        merge_version(edit, versions[i++]);
+    }
+    for (uint32_t j = 0; j < lost.count; j++) {
+        const struct cache_row row = {
+            .revision = grave, .sub = sub++, .is_delete = true, .key = cache_version_key(gone[j])};
+        (void)cache_edit_apply(edit, &row);
+    }
+    for (; i < load->versions.count; i++) {
+        merge_version(edit, versions[i]);
+    }
+    store_vec_fini(&lost);
+    cache_edit_drop(load->edit);
+    load->edit = edit;
+    return ERR_OK;
+}
+
+/* ---- the end -------------------------------------------------------------------------------- */
+
+static void load_free(struct store_load *load)
+{
+    if (load->edit != NULL) {
+        cache_edit_drop(load->edit);
+    }
+    cache_free(load->beside);
+    store_vec_fini(&load->sums);
+    store_vec_fini(&load->versions);
+    timers_disarm(load->store->timers, &load->retry);
+    load->store->load = NULL;
+    mem_free(load);
+}
+
+static void load_publish(struct store_load *load)
+{
+    struct store *store = load->store;
+    const struct sql_head *head = &load->load.head;
+    bool empty = head->seq == 0;
+    cache_edit_set_revision(load->edit, empty ? 1 : head->revision);
+    if (!empty && head->compact_rev > cache_edit_info(load->edit)->compact_rev) {
+        cache_edit_set_compact_rev(load->edit, head->compact_rev);
+    }
+    cache_edit_set_position(load->edit, head->seq, empty ? head->fence.epoch : load->entry_epoch,
+                            load->auth_rev);
+    cache_edit_publish(load->edit);
+    load->edit = NULL;
+    store->seq = head->seq;
+    store->chain = load->entry_chain;
+    store->deleted_below = head->deleted_below;
+    store->seen_seq = head->seq > store->seen_seq ? head->seq : store->seen_seq;
+    store_leases_reset(store);
+    store_upkeep_compacted(store, head->seq);
+}
+
+static void retry_due(struct timer *timer)
+{
+    struct store_load *load = CONTAINER_OF(timer, struct store_load, retry);
+    struct store *store = load->store;
+    load_free(load);
+    if (!sm_is(&store->life, LIFE_CLOSING)) {
+        store_load_start(store);
+    }
+}
+
+static void load_failed(struct store_load *load, enum err err)
+{
+    struct store *store = load->store;
+    bool first = load->beside == NULL;
+    char why[LOAD_WHY_SIZE];
+    memcpy(why, load->why, sizeof(why));
+    if (sm_is(&store->life, LIFE_CLOSING) || sm_is(&store->life, LIFE_STOPPED)) {
+        load_free(load);
+        return;
+    }
+    if (err == ERR_NO_LEADER || err == ERR_DATABASE) {
+        timers_arm(store->timers, &load->retry, LOAD_RETRY_MS * NS_PER_MS, retry_due);
+        return;
+    }
+    load_free(load);
+    if (first) {
+        store_loaded(store, err, why[0] != '\0' ? why : err_text(err));
+    } else {
+        store_fatal(store, err, why[0] != '\0' ? why : err_text(err));
+    }
+}
+
+static void load_done(struct sql_load *request)
+{
+    struct store_load *load = CONTAINER_OF(request, struct store_load, load);
+    struct store *store = load->store;
+    enum err err = request->err;
+    bool first = load->beside == NULL;
+    if (err == ERR_OK) {
+        err = load_end_check(load);
+    }
+    if (err == ERR_OK && !first) {
+        err = store_head_check(store, &request->head, store->seq, &store->chain) ? merge(load)
+                                                                                 : ERR_NO_LEADER;
+    }
+    if (err != ERR_OK) {
+        load_failed(load, err);
+        return;
+    }
+    if (first) {
+        store->fence = request->head.fence;
+        store->cluster_id = request->cluster_id;
+    }
+    load_publish(load);
+    load_free(load);
+    store->reload_wanted = false;
+    LOG(LOG_INFO, first ? "store loaded" : "store loaded again", LUINT("seq", store->seq));
+    store_published(store);
+    if (first) {
+        store_loaded(store, ERR_OK, "");
+    } else {
+        store_batch_reloaded(store);
+        store_tail_want(store);
+    }
+}
+
+void store_load_start(struct store *store)
+{
+    ASSERT(store->load == NULL && !store_batch_is_open(store));
+    struct store_load *load = mem_alloc(sizeof(*load));
+    bool first = sm_is(&store->life, LIFE_LOADING);
+    store->load = load;
+    load->store = store;
+    load->beside = first ? NULL : cache_new(store->config.reclaim);
+    load->edit = cache_edit_begin(first ? store->cache : load->beside);
+    load->had_rev = cache_snapshot_info(cache_snapshot(store->cache))->revision;
+    load->base = 2;
+    load->load = (struct sql_load){
+        .on_leases = on_leases,
+        .on_rows = on_rows,
+        .on_entries = on_entries,
+        .done = load_done,
+    };
+    store->log->ops->load(store->log, &load->load);
+}
+
+void store_load_fini(struct store *store)
+{
+    if (store->load != NULL) {
+        load_free(store->load);
+    }
+    ASSERT(store->load == NULL);
+}
+
+void store_reload_want(struct store *store, const char *why)
+{
+    if (!store->reload_wanted) {
+        LOG(LOG_WARN, "loading again", LSTR("why", why), LUINT("seq", store->seq));
+        store->reload_wanted = true;
+    }
+}

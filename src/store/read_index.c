@@ -1,0 +1,116 @@
+/*
+ * Linearizable reads: one probe of the newest entry for all that wait.
+ *
+ *     arrivals      1  2  3 │ 4  5  6 │ 7 ...
+ *     probe A begun ────────┘         │            proves 1 to 3 only
+ *     probe B begun ──────────────────┘            proves 4 to 6 (and 1 to 3)
+ *
+ * |mark| is taken before the statement is handed over, so a probe never serves who arrived after.
+ * A failed probe proves nothing; the next one is a new one with a new mark. An answer says at which
+ * seq its readers may go on (a proof); they go on when that seq is applied. A batch that committed
+ * proves the readers that arrived before it was first sent, without a probe.
+ */
+#include "store/internal.h"
+
+static void probe_start(struct store *store);
+
+void store_reads_init(struct store *store)
+{
+    ASSERT(store->reads.waiting.count == 0);
+    ASSERT(store->reads.proof_count == 0);
+}
+
+static void read_answer(struct store *store, struct store_request *request)
+{
+    ASSERT(request->state == REQUEST_WAITING);
+    if (request->kind == STORE_READ_INDEX) {
+        store_answer_now(request);
+    } else {
+        store_leases_answer(store, request);
+    }
+}
+
+void store_reads_proven(struct store *store, uint64_t mark)
+{
+    struct store_reads *reads = &store->reads;
+    ASSERT(mark <= reads->arrivals);
+    while (reads->waiting.first != NULL && reads->waiting.first->arrival <= mark) {
+        read_answer(store, reads->waiting.first);
+    }
+    reads->answered = mark > reads->answered ? mark : reads->answered;
+}
+
+void store_reads_release(struct store *store)
+{
+    struct store_reads *reads = &store->reads;
+    while (reads->proof_count > 0 && reads->proofs[reads->proof_first].seq <= store->seq) {
+        store_reads_proven(store, reads->proofs[reads->proof_first].mark);
+        reads->proof_first = (reads->proof_first + 1) % PROOFS_MAX;
+        reads->proof_count--;
+    }
+}
+
+static void probe_done(struct sql_probe *probe)
+{
+    struct store_reads *reads = CONTAINER_OF(probe, struct store_reads, probe);
+    struct store *store = CONTAINER_OF(reads, struct store, reads);
+    reads->in_flight = false;
+    store->probe_count++;
+    store_health_end(store, probe->err == ERR_OK);
+    if (probe->err != ERR_OK || !store_is_loaded(store) || store->fatal ||
+        !store_head_check(store, &probe->head, reads->sent_seq, &reads->sent_chain)) {
+        return;
+    }
+    reads->answered = reads->mark > reads->answered ? reads->mark : reads->answered;
+    ASSERT(reads->proof_count < PROOFS_MAX);
+    uint32_t last = (reads->proof_first + reads->proof_count++) % PROOFS_MAX;
+    reads->proofs[last] = (struct proof){reads->mark, probe->head.seq};
+    if (probe->head.seq > store->seq) {
+        store_tail_want(store);
+    }
+    store_reads_release(store);
+    store_batch_probed(store, reads->mark, &probe->head);
+}
+
+static void probe_start(struct store *store)
+{
+    struct store_reads *reads = &store->reads;
+    ASSERT(!reads->in_flight && reads->proof_count < PROOFS_MAX);
+    reads->in_flight = true;
+    reads->forced = false;
+    reads->mark = reads->arrivals;
+    reads->sent_seq = store->seq;
+    reads->sent_chain = store->chain;
+    reads->probe = (struct sql_probe){.done = probe_done};
+    store_health_begin(store);
+    store->log->ops->probe(store->log, &reads->probe);
+}
+
+void store_reads_start(struct store *store)
+{
+    struct store_reads *reads = &store->reads;
+    if (reads->in_flight || reads->proof_count == PROOFS_MAX || !store_is_loaded(store) ||
+        store->fatal) {
+        return;
+    }
+    bool away = store_health_is_away(&store->health);
+    if (reads->forced || (reads->asked > reads->answered && !away)) {
+        probe_start(store);
+    }
+}
+
+uint64_t store_reads_ask(struct store *store)
+{
+    store->reads.asked = ++store->reads.arrivals;
+    return store->reads.arrivals;
+}
+
+void store_reads_add(struct store *store, struct store_request *request)
+{
+    request->arrival = store_reads_ask(store);
+    request->state = REQUEST_WAITING;
+    store_list_add(&store->reads.waiting, request);
+    if (store->log->exclusive) {
+        store_reads_proven(store, request->arrival);
+    }
+}

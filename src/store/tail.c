@@ -1,0 +1,103 @@
+/*
+ * Entries of other replicas.
+ *
+ * Polling always works and is the base; a hint only makes it earlier. The interval is short while
+ * others write and goes back to --poll-interval when they rest. One pull in flight; when one is
+ * wanted meanwhile, the next begins as soon as it is answered, because what is wanted may have been
+ * written after the statement ran.
+ */
+#include "store/internal.h"
+
+enum { POLL_FASTEST_MS = 5 };
+
+static void tail_start(struct store *store);
+
+static void poll_due(struct timer *timer)
+{
+    struct store_tail *tail = CONTAINER_OF(timer, struct store_tail, poll);
+    struct store *store = CONTAINER_OF(tail, struct store, tail);
+    tail_start(store);
+}
+
+void store_tail_init(struct store *store)
+{
+    ASSERT(store->config.poll_interval_ms > 0);
+    arena_init(&store->tail.arena, SIZE_MAX / 4);
+    store->tail.interval_ms = store->config.poll_interval_ms;
+}
+
+void store_tail_fini(struct store *store)
+{
+    ASSERT(!store->tail.in_flight);
+    timers_disarm(store->timers, &store->tail.poll);
+    arena_fini(&store->tail.arena);
+}
+
+void store_tail_rest(struct store *store, bool found)
+{
+    struct store_tail *tail = &store->tail;
+    uint32_t slowest = store->config.poll_interval_ms;
+    if (store->log->exclusive || tail->in_flight) {
+        return;
+    }
+    uint32_t next = found ? POLL_FASTEST_MS : 2 * tail->interval_ms;
+    tail->interval_ms = next < slowest ? next : slowest;
+    timers_arm(store->timers, &tail->poll, tail->interval_ms * NS_PER_MS, poll_due);
+}
+
+static void tail_done(struct sql_tail *request)
+{
+    struct store_tail *tail = CONTAINER_OF(request, struct store_tail, tail);
+    struct store *store = CONTAINER_OF(tail, struct store, tail);
+    uint64_t seq = store->seq;
+    bool ok = request->err == ERR_OK;
+    tail->in_flight = false;
+    store_health_end(store, ok);
+    ok = ok && store_is_live(store) &&
+         store_head_check(store, &request->head, tail->sent_seq, &tail->sent_chain);
+    if (ok) {
+        enum apply_result result =
+            store_apply_entries(store, &request->head, request->entries, request->entry_count);
+        if (result == APPLY_RELOAD) {
+            store_reload_want(store, "entries or rows behind ours are gone");
+        }
+        ok = result == APPLY_OK || result == APPLY_OWN;
+        /* More than one answer holds: go on at once. */
+        tail->wanted |= result == APPLY_OK && store->seq < request->head.seq;
+    }
+    store_batch_pulled(store, ok);
+    store_tail_rest(store, store->seq > seq);
+}
+
+static void tail_start(struct store *store)
+{
+    struct store_tail *tail = &store->tail;
+    if (tail->in_flight || store->log->exclusive || !store_is_live(store) ||
+        store_health_is_away(&store->health)) {
+        return;
+    }
+    timers_disarm(store->timers, &tail->poll);
+    arena_reset(&tail->arena);
+    tail->tail = (struct sql_tail){
+        .after_seq = store->seq,
+        .entries_max = LIMIT_TAIL_ENTRIES,
+        .bytes_max = LIMIT_TAIL_BYTES,
+        .arena = &tail->arena,
+        .done = tail_done,
+    };
+    tail->wanted = false;
+    tail->in_flight = true;
+    tail->begun++;
+    tail->sent_seq = store->seq;
+    tail->sent_chain = store->chain;
+    store_health_begin(store);
+    store->log->ops->tail(store->log, &tail->tail);
+}
+
+void store_tail_want(struct store *store)
+{
+    store->tail.wanted = true;
+    if (!store->tail.in_flight) {
+        timers_arm(store->timers, &store->tail.poll, 0, poll_due);
+    }
+}
