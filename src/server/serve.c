@@ -398,10 +398,7 @@ static void make_threads(struct serve *serve)
         count = online < 1 ? 1 : online > 16 ? 16 : online;
     }
     serve->thread_count = (uint32_t)count;
-    size_t size = (size_t)count * sizeof(struct io_thread);
-    serve->threads = aligned_alloc(_Alignof(struct io_thread), size);
-    ASSERT(serve->threads != NULL);
-    memset(serve->threads, 0, size);
+    serve->threads = mem_alloc((size_t)count * sizeof(struct io_thread));
     reclaim_init(&serve->reclaim);
     for (uint32_t i = 0; i < serve->thread_count; i++) {
         struct io_thread *thread = &serve->threads[i];
@@ -454,7 +451,7 @@ static int run(struct serve *serve)
     serve->log->ops->free(serve->log);
     reclaim_fini(&serve->reclaim);
     loop_fini(&serve->loop);
-    free(serve->threads);
+    mem_free(serve->threads);
     return serve->status;
 }
 

@@ -456,12 +456,58 @@ static void silent_watchers_hear_progress(void **state)
     world_fini(&world);
 }
 
+static bool count_events(void *owner, int64_t watch_id, const struct watch_events *events)
+{
+    uint32_t *count = owner;
+    (void)watch_id;
+    if (events->count > 1) {
+        *count = events->count;
+    }
+    return true;
+}
+
+/* A response that is full ends at the next revision, not inside one. */
+static void catching_up_never_cuts_a_revision(void **state)
+{
+    (void)state;
+    enum { ROWS = 64, VALUE_SIZE = 64 * 1024 };
+    static const struct watch_sink counting = {count_events, on_compacted, on_progress};
+    static struct world world;
+    uint32_t count = 0;
+    world_init(&world, 1);
+    struct cache_edit *edit = cache_edit_begin(world.cache);
+    uint8_t *value = mem_alloc(VALUE_SIZE);
+    for (int32_t sub = 0; sub < ROWS; sub++) {
+        uint8_t bytes[2];
+        struct cache_row row = {.revision = 2,
+                                .sub = sub,
+                                .key = key_of((uint8_t)sub, bytes),
+                                .value = slice_of(value, VALUE_SIZE),
+                                .create_rev = 2,
+                                .version = 1};
+        assert_non_null(cache_edit_apply(edit, &row));
+    }
+    cache_edit_publish(edit);
+    assert_false(watch_hub_turn(world.hub, 0));
+    struct watch_stream *stream = watch_stream_open(world.hub, &counting, &count);
+    struct watch_create create = {
+        .key = SLICE_LIT("k"), .range_end = SLICE_LIT("l"), .start_rev = 1};
+    int64_t id = 0;
+    assert_int_equal(watch_stream_create(stream, &create, 0, &id), WATCH_OK);
+    assert_false(watch_hub_turn(world.hub, 0));
+    assert_int_equal(count, ROWS);
+    watch_stream_close(stream);
+    mem_free(value);
+    world_fini(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_watcher_sees_what_a_list_says),
         cmocka_unit_test(ids_are_given_as_etcd_gives_them),
         cmocka_unit_test(silent_watchers_hear_progress),
+        cmocka_unit_test(catching_up_never_cuts_a_revision),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
