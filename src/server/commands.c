@@ -8,7 +8,7 @@
 #include "server/config.h"
 #include "server/version.h"
 
-int command_version(int argc, char *const *argv)
+int command_version(int argc, const char *const *argv)
 {
     if (argc > 0) {
         fprintf(stderr, "drover version: \"%s\" is not expected\n", argv[0]);
@@ -19,7 +19,7 @@ int command_version(int argc, char *const *argv)
     return 0;
 }
 
-int command_config(int argc, char *const *argv)
+int command_config(int argc, const char *const *argv)
 {
     if (argc == 1 && strcmp(argv[0], "--example") == 0) {
         config_print_example(stdout);
@@ -27,7 +27,8 @@ int command_config(int argc, char *const *argv)
     }
     struct config config;
     char why[1024];
-    if (config_load(&config, argc, argv, environ, why, sizeof(why)) != ERR_OK) {
+    if (config_load(&config, argc, argv, (const char *const *)environ, why, sizeof(why)) !=
+        ERR_OK) {
         fprintf(stderr, "drover config: %s\n", why);
         config_fini(&config);
         return EXIT_USAGE;

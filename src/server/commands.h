@@ -6,8 +6,8 @@
 
 enum { EXIT_FAILED = 1, EXIT_USAGE = 2 };
 
-int command_serve(int argc, char *const *argv);
-int command_config(int argc, char *const *argv);
-int command_version(int argc, char *const *argv);
+int command_serve(int argc, const char *const *argv);
+int command_config(int argc, const char *const *argv);
+int command_version(int argc, const char *const *argv);
 
 #endif

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "core/limits.h"
+#include "core/log.h"
 #include "core/mem.h"
 #include "server/config_file.h"
 #include "sql/sql.h"
@@ -196,7 +197,7 @@ static void env_name(const char *prefix, const char *name, char *out, size_t out
     }
 }
 
-static const char *env_find(char *const *env, const char *name)
+static const char *env_find(const char *const *env, const char *name)
 {
     size_t size = strlen(name);
     for (; env != NULL && *env != NULL; env++) {
@@ -207,7 +208,7 @@ static const char *env_find(char *const *env, const char *name)
     return NULL;
 }
 
-static enum err load_env(struct config *config, char *const *env, char *why, size_t why_size)
+static enum err load_env(struct config *config, const char *const *env, char *why, size_t why_size)
 {
     char name[128];
     for (size_t id = 0; id < SETTING_COUNT; id++) {
@@ -243,7 +244,7 @@ static enum err file_setting(const char *name, const char *text, void *arg)
 }
 
 /* One flag; returns how many arguments it took, 0 on an error told in |why|. */
-static int load_flag(struct config *config, int argc, char *const *argv, const char **file,
+static int load_flag(struct config *config, int argc, const char *const *argv, const char **file,
                      char *why, size_t why_size)
 {
     const char *flag = argv[0];
@@ -309,8 +310,8 @@ static enum err check_values(const struct config *config, char *why, size_t why_
     return ERR_OK;
 }
 
-enum err config_load(struct config *config, int argc, char *const *argv, char *const *env,
-                     char *why, size_t why_size)
+enum err config_load(struct config *config, int argc, const char *const *argv,
+                     const char *const *env, char *why, size_t why_size)
 {
     memset(config, 0, sizeof(*config));
     for (size_t id = 0; id < SETTING_COUNT; id++) {
@@ -389,19 +390,37 @@ static void print_setting(FILE *out, const char *name, const char *text)
     fprintf(out, needs_quotes(text) ? "%s: \"%s\"" : "%s: %s", name, text);
 }
 
+/* The value as it may be shown; |room| holds a redacted one. */
+static const char *shown(const struct config *config, size_t id, char *room, size_t room_size)
+{
+    const char *text = config->values[id].text;
+    if (id != SETTING_ID_datastore || text[0] == '\0') {
+        return text;
+    }
+    sql_url_redacted(text, room, room_size);
+    return room;
+}
+
 void config_print(const struct config *config, FILE *out)
 {
     static const char *const sources[] = {"default", "file", "ETCD_ environment",
                                           "DROVER_ environment", "flag"};
+    char room[4096];
     for (size_t id = 0; id < SETTING_COUNT; id++) {
-        const struct setting_value *value = &config->values[id];
-        char redacted[4096];
-        snprintf(redacted, sizeof(redacted), "%s", value->text);
-        if (id == SETTING_ID_datastore && value->text[0] != '\0') {
-            sql_url_redacted(value->text, redacted, sizeof(redacted));
-        }
-        print_setting(out, settings[id].name, redacted);
-        fprintf(out, " # %s\n", sources[value->source]);
+        print_setting(out, settings[id].name, shown(config, id, room, sizeof(room)));
+        fprintf(out, " # %s\n", sources[config->values[id].source]);
+    }
+}
+
+void config_log(const struct config *config)
+{
+    struct log_field fields[SETTING_COUNT];
+    char room[4096];
+    for (size_t id = 0; id < SETTING_COUNT; id++) {
+        fields[id] = LSTR(settings[id].name, shown(config, id, room, sizeof(room)));
+    }
+    if (log_level_max >= LOG_INFO) {
+        log_write(LOG_INFO, "effective configuration", fields, SETTING_COUNT);
     }
 }
 

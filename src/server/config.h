@@ -38,8 +38,8 @@ struct config {
 
 /* |env| is a NULL-terminated list of NAME=value. |argv| is what follows the command's name.
  * ERR_CONFIG with one clear line in |why|. Call config_fini in either case. */
-MUST_CHECK enum err config_load(struct config *config, int argc, char *const *argv,
-                                char *const *env, char *why, size_t why_size);
+MUST_CHECK enum err config_load(struct config *config, int argc, const char *const *argv,
+                                const char *const *env, char *why, size_t why_size);
 void config_fini(struct config *config);
 
 static inline const char *config_text(const struct config *config, enum setting_id id)
@@ -58,6 +58,8 @@ MUST_CHECK bool config_parse_duration(const char *text, int64_t *ns);
 void config_print_help(FILE *out);
 /* The effective configuration as YAML, sources in comments, passwords redacted. */
 void config_print(const struct config *config, FILE *out);
+/* The same as one log line. */
+void config_log(const struct config *config);
 /* configs/full.yaml: every setting commented, at its default. */
 void config_print_example(FILE *out);
 

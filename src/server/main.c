@@ -6,7 +6,7 @@
 
 struct command {
     const char *name;
-    int (*run)(int argc, char *const *argv);
+    int (*run)(int argc, const char *const *argv);
     const char *what;
 };
 
@@ -45,7 +45,7 @@ int main(int argc, char **argv)
     const char *name = strcmp(argv[1], "--version") == 0 ? "version" : argv[1];
     for (size_t i = 0; i < ARRAY_COUNT(commands); i++) {
         if (strcmp(name, commands[i].name) == 0) {
-            return commands[i].run(argc - 2, argv + 2);
+            return commands[i].run(argc - 2, (const char *const *)argv + 2);
         }
     }
     fprintf(stderr, "drover: there is no command \"%s\"; drover --help lists them\n", argv[1]);

@@ -250,21 +250,6 @@ static bool start_log(const struct serve *serve)
     return true;
 }
 
-static void log_settings(const struct serve *serve)
-{
-    char *text = NULL;
-    size_t size = 0;
-    FILE *out = open_memstream(&text, &size);
-    if (out == NULL) {
-        return;
-    }
-    config_print(&serve->config, out);
-    if (fclose(out) == 0) {
-        LOG(LOG_INFO, "effective configuration", LSTR("yaml", text));
-    }
-    free(text);
-}
-
 static bool make_log(struct serve *serve)
 {
     const char *url = setting_text(serve, SETTING_ID_datastore);
@@ -435,7 +420,7 @@ static int run(struct serve *serve)
     if (!make_server(serve)) {
         return EXIT_FAILED;
     }
-    log_settings(serve);
+    config_log(&serve->config);
     make_signals(serve);
     sm_init(&serve->sm, serve_states, SERVE_STATE_COUNT, SERVE_STARTING);
     serve->turn.run = turn_run;
@@ -455,12 +440,13 @@ static int run(struct serve *serve)
     return serve->status;
 }
 
-int command_serve(int argc, char *const *argv)
+int command_serve(int argc, const char *const *argv)
 {
     struct serve *serve = mem_alloc(sizeof(*serve));
     char why[1024];
     int status = EXIT_USAGE;
-    if (config_load(&serve->config, argc, argv, environ, why, sizeof(why)) != ERR_OK) {
+    if (config_load(&serve->config, argc, argv, (const char *const *)environ, why, sizeof(why)) !=
+        ERR_OK) {
         fprintf(stderr, "drover serve: %s\ndrover serve --help tells all flags\n", why);
     } else if (serve->config.help_asked) {
         printf("Usage: drover serve [FLAGS]\n\nServes etcd's v3 API. Without flags: SQLite in "

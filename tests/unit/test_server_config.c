@@ -16,7 +16,7 @@ struct load {
     enum err err;
 };
 
-static void load(struct load *load, char *const *argv, char *const *env)
+static void load(struct load *load, const char *const *argv, const char *const *env)
 {
     int argc = 0;
     while (argv[argc] != NULL) {
@@ -43,9 +43,10 @@ static void stronger_sources_win(void **state)
     char *path = file_with("name: from-file\ndata-dir: from-file\nlog-level: warn\n"
                            "poll-interval: 20ms\n");
     struct load l;
-    char *argv[] = {"--config-file", path, "--name=from-flag", NULL};
-    char *env[] = {"DROVER_NAME=from-env", "ETCD_DATA_DIR=from-etcd", "DROVER_LOG_LEVEL=debug",
-                   "ETCD_LOG_LEVEL=error", "ETCD_POLL_INTERVAL=5s",   NULL};
+    const char *argv[] = {"--config-file", path, "--name=from-flag", NULL};
+    const char *env[] = {"DROVER_NAME=from-env",   "ETCD_DATA_DIR=from-etcd",
+                         "DROVER_LOG_LEVEL=debug", "ETCD_LOG_LEVEL=error",
+                         "ETCD_POLL_INTERVAL=5s",  NULL};
     load(&l, argv, env);
     assert_int_equal(l.err, ERR_OK);
     assert_string_equal(config_text(&l.config, SETTING_ID_name), "from-flag");
@@ -63,8 +64,8 @@ static void flags_take_every_form_of_go(void **state)
 {
     (void)state;
     struct load l;
-    char *argv[] = {"-name", "a", "--io-threads", "4", "--datastore-pooler", "-poll-interval=1s",
-                    NULL};
+    const char *argv[] = {
+        "-name", "a", "--io-threads", "4", "--datastore-pooler", "-poll-interval=1s", NULL};
     load(&l, argv, NULL);
     assert_int_equal(l.err, ERR_OK);
     assert_string_equal(config_text(&l.config, SETTING_ID_name), "a");
@@ -73,7 +74,7 @@ static void flags_take_every_form_of_go(void **state)
     assert_int_equal(config_number(&l.config, SETTING_ID_poll_interval), 1000000000);
     config_fini(&l.config);
 
-    char *off[] = {"--datastore-pooler=false", NULL};
+    const char *off[] = {"--datastore-pooler=false", NULL};
     load(&l, off, NULL);
     assert_int_equal(config_number(&l.config, SETTING_ID_datastore_pooler), 0);
     config_fini(&l.config);
@@ -83,7 +84,7 @@ static void mistakes_are_told_in_one_line(void **state)
 {
     (void)state;
     static const struct {
-        char *argv[3];
+        const char *argv[3];
         const char *why;
     } cases[] = {
         {{"--nonsense", "1"}, "unknown flag --nonsense"},
@@ -122,7 +123,7 @@ static void a_wrong_file_names_its_line(void **state)
     for (size_t i = 0; i < ARRAY_COUNT(cases); i++) {
         char *path = file_with(cases[i].text);
         struct load l;
-        char *argv[] = {"--config-file", path, NULL};
+        const char *argv[] = {"--config-file", path, NULL};
         load(&l, argv, NULL);
         assert_int_equal(l.err, ERR_CONFIG);
         assert_non_null(strstr(l.why, cases[i].why));
@@ -174,8 +175,8 @@ static void the_printed_configuration_hides_passwords_and_loads_again(void **sta
 {
     (void)state;
     struct load l;
-    char *argv[] = {"--datastore", "postgres://me:secret@127.0.0.1:5432/db", "--name", "x: y",
-                    NULL};
+    const char *argv[] = {"--datastore", "postgres://me:secret@127.0.0.1:5432/db", "--name", "x: y",
+                          NULL};
     load(&l, argv, NULL);
     assert_int_equal(l.err, ERR_OK);
     char *text = printed(config_print, &l.config);
@@ -184,7 +185,7 @@ static void the_printed_configuration_hides_passwords_and_loads_again(void **sta
     assert_non_null(strstr(text, "name: \"x: y\" # flag"));
 
     char *path = file_with(text);
-    char *again[] = {"--config-file", path, NULL};
+    const char *again[] = {"--config-file", path, NULL};
     load(&l, again, NULL);
     assert_int_equal(l.err, ERR_OK);
     assert_string_equal(config_text(&l.config, SETTING_ID_name), "x: y");
