@@ -160,21 +160,40 @@ static void composite_free(const uint8_t *stack, struct slice slice)
     }
 }
 
+/* Whether |key| is attached to |id|: not so, if the lease was revoked without its keys. */
+static bool key_is_attached(const struct cache_edit *edit, struct slice key, int64_t id)
+{
+    ASSERT(id != 0);
+    ASSERT(key.size > 0);
+    uint8_t stack[KEY_ON_STACK];
+    struct slice attached = composite(stack, id, key);
+    bool is_attached = cache_tree_get(edit->view.lease_keys, attached) != NULL;
+    composite_free(stack, attached);
+    return is_attached;
+}
+
+static void key_detach(struct cache_edit *edit, struct slice key, int64_t id)
+{
+    ASSERT(id != 0);
+    ASSERT(key.size > 0);
+    uint8_t stack[KEY_ON_STACK];
+    struct slice attached = composite(stack, id, key);
+    struct cache_tree_item *item =
+        cache_tree_remove(&edit->view.lease_keys, &edit->change, attached);
+    composite_free(stack, attached);
+    if (item != NULL) {
+        item_discard(edit, item);
+    }
+}
+
 void cache_lease_move(struct cache_edit *edit, struct slice key, int64_t old_id, int64_t new_id)
 {
     ASSERT(edit->is_open);
     ASSERT(key.size > 0);
     if (old_id != 0 && old_id != new_id) {
-        uint8_t stack[KEY_ON_STACK];
-        struct slice attached = composite(stack, old_id, key);
-        struct cache_tree_item *item =
-            cache_tree_remove(&edit->view.lease_keys, &edit->change, attached);
-        composite_free(stack, attached);
-        if (item != NULL) { /* NULL: its lease was revoked without it. */
-            item_discard(edit, item);
-        }
+        key_detach(edit, key, old_id);
     }
-    if (new_id != 0 && new_id != old_id) {
+    if (new_id != 0 && (new_id != old_id || !key_is_attached(edit, key, new_id))) {
         key_attach(edit, key, new_id);
     }
 }
