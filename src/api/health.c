@@ -58,8 +58,8 @@ void api_health_watch_on_message(struct rpc_call *call, struct slice message)
     struct api_stream *stream = mem_alloc(sizeof(*stream));
     *rpc_call_user(call) = stream;
     api_stream_add(thread, stream, call);
-    uint8_t *at = api_out_reserve(&thread->out, API_NUMBER_SIZE_MAX);
     api_out_begin(&thread->out);
+    uint8_t *at = api_out_reserve(&thread->out, API_NUMBER_SIZE_MAX);
     api_out_commit(
         &thread->out,
         api_put_number(
