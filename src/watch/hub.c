@@ -197,16 +197,13 @@ static void cancel_all(struct watch_hub *hub, const struct cache_info *info)
     while (at != &hub->streams) {
         struct watch_stream *stream = CONTAINER_OF(at, struct watch_stream, in_hub);
         at = at->next;
-        struct watcher *watcher = NULL;
-        struct watcher *next = NULL;
-        HASH_ITER(hh, stream->watchers, watcher, next)
-        {
-            if (watcher->start_rev > info->revision) {
+        struct watcher *watcher = stream->watchers;
+        for (; watcher != NULL; watcher = watcher->hh.next) {
+            if (watcher->buried || watcher->start_rev > info->revision) {
                 continue;
             }
-            int64_t id = watcher->id;
-            watcher_free(watcher);
-            stream->sink->compacted(stream->owner, id, info->compact_rev);
+            watcher_bury(watcher);
+            stream->sink->compacted(stream->owner, watcher->id, info->compact_rev);
         }
     }
 }
@@ -281,10 +278,8 @@ static uint32_t catch_up(struct watcher *watcher, const struct cache_snapshot *s
     struct watch_hub *hub = watcher->stream->hub;
     const struct cache_info *info = cache_snapshot_info(snapshot);
     if (watcher->compacted || watcher->cursor < info->event_begin) {
-        struct watch_stream *stream = watcher->stream;
-        int64_t id = watcher->id;
-        watcher_free(watcher);
-        stream->sink->compacted(stream->owner, id, info->compact_rev);
+        watcher_bury(watcher);
+        watcher->stream->sink->compacted(watcher->stream->owner, watcher->id, info->compact_rev);
         return 1;
     }
     struct slice_end end = catch_up_read(watcher, snapshot, budget);

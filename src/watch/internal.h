@@ -47,7 +47,7 @@ struct watch_group {
 struct watcher {
     struct sm sm;
     struct watch_stream *stream;
-    struct watch_group *group;
+    struct watch_group *group; /* NULL when buried. */
     int64_t id;
     int64_t start_rev; /* Nothing older is handed out. */
     int64_t asked_rev; /* As the client said it; 0 = from now on. */
@@ -59,6 +59,7 @@ struct watcher {
     bool no_put;
     bool no_delete;
     bool compacted;       /* Started below compact_rev: is told so in the next turn. */
+    bool buried;          /* Was told so: keeps its id until it is cancelled, see watcher_bury. */
     struct list in_group; /* While SYNCED. */
     struct list in_work;  /* While CATCHING_UP: hub->catching_up; PAUSED: stream->paused. */
     UT_hash_handle hh;    /* stream->watchers, by id */
@@ -110,6 +111,7 @@ bool watch_group_holds(const struct watch_group *group, struct slice key);
 
 /* watcher.c */
 void watcher_free(struct watcher *watcher);
+void watcher_bury(struct watcher *watcher);
 void watcher_synced(struct watcher *watcher);
 void watcher_catch_up(struct watcher *watcher, uint64_t cursor);
 void watcher_pause(struct watcher *watcher, uint64_t cursor);

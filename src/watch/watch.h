@@ -42,7 +42,8 @@ struct watch_sink {
     /* False: the window is full. The events WERE taken, but the watcher pauses until
      * watch_stream_writable, and reads on from the event log then. */
     bool (*events)(void *owner, int64_t watch_id, const struct watch_events *events);
-    /* start_revision fell below compact_rev: canceled with it; the watcher is gone. */
+    /* start_revision fell below compact_rev: canceled with it; the watcher hears nothing more, but
+     * keeps its id until watch_stream_cancel. */
     void (*compacted)(void *owner, int64_t watch_id, int64_t compact_rev);
     /* Progress: watch_id, or -1 for a requested one that covers the whole stream. */
     void (*progress)(void *owner, int64_t watch_id, int64_t revision);

@@ -45,23 +45,48 @@ void watcher_pause(struct watcher *watcher, uint64_t cursor)
     list_push(&watcher->stream->paused, &watcher->in_work);
 }
 
-void watcher_free(struct watcher *watcher)
+/* No event concerns it any more. */
+static void watcher_detach(struct watcher *watcher)
 {
-    struct watch_stream *stream = watcher->stream;
-    struct watch_hub *hub = stream->hub;
-    ASSERT(stream->watcher_count > 0);
-    ASSERT(hub->watcher_count > 0);
-    if (!sm_is(&watcher->sm, WATCHER_SYNCED)) {
-        unsynced_add(watcher, -1);
-    }
     list_leave(&watcher->in_group);
     list_leave(&watcher->in_work);
     watcher->group->prev_count -= watcher->want_prev;
-    watch_group_leave(hub, watcher->group);
+    watch_group_leave(watcher->stream->hub, watcher->group);
+    watcher->group = NULL;
+}
+
+void watcher_free(struct watcher *watcher)
+{
+    struct watch_stream *stream = watcher->stream;
+    ASSERT(stream->watcher_count > 0);
+    ASSERT(stream->hub->watcher_count > 0);
+    if (!sm_is(&watcher->sm, WATCHER_SYNCED)) {
+        unsynced_add(watcher, -1);
+    }
+    if (!watcher->buried) {
+        watcher_detach(watcher);
+    }
     HASH_DELETE(hh, stream->watchers, watcher);
     stream->watcher_count--;
-    hub->watcher_count--;
+    stream->hub->watcher_count--;
     mem_free(watcher);
+}
+
+/*
+ * Its start was compacted, and its client is told so. As in etcd it keeps its id until the client
+ * cancels it: the id cannot be used again before, and progress of the whole stream, of which this
+ * watcher has none, is not answered.
+ */
+void watcher_bury(struct watcher *watcher)
+{
+    ASSERT(!watcher->buried);
+    if (sm_is(&watcher->sm, WATCHER_SYNCED)) {
+        unsynced_add(watcher, 1);
+        sm_move(&watcher->sm, WATCHER_PAUSED);
+    }
+    watcher_detach(watcher);
+    watcher->buried = true;
+    watcher->want_progress = false;
 }
 
 struct watch_stream *watch_stream_open(struct watch_hub *hub, const struct watch_sink *sink,

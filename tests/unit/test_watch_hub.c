@@ -43,6 +43,7 @@ struct world {
 struct client {
     bool open;
     bool ended;
+    bool buried; /* Told of a compaction, and still holding its id. */
     int64_t id;
     uint8_t first; /* Keys first..last. */
     uint8_t last;
@@ -230,6 +231,7 @@ static void on_compacted(void *owner, int64_t watch_id, int64_t compact_rev)
     assert_int_equal(compact_rev, stream->world->compact_rev);
     client->ended = true;
     client->open = false;
+    client->buried = true;
     client->compacted_rev = compact_rev;
 }
 
@@ -305,14 +307,15 @@ static void world_step(struct world *world, struct stream *streams)
     switch (rng_below(&world->rng, 8)) {
     case 0:
     case 1:
-        if (!client->open) {
+        if (!client->open && !client->buried) {
             client_create(stream, client);
         }
         break;
     case 2:
-        if (client->open && rng_below(&world->rng, 3) == 0) {
+        if ((client->open || client->buried) && rng_below(&world->rng, 3) == 0) {
             assert_true(watch_stream_cancel(stream->stream, client->id));
             client->open = false;
+            client->buried = false;
         }
         break;
     case 3:
@@ -456,6 +459,36 @@ static void silent_watchers_hear_progress(void **state)
     world_fini(&world);
 }
 
+/* As in etcd: a compacted watcher's id is in use until its client cancels it. */
+static void a_compacted_watcher_keeps_its_id(void **state)
+{
+    (void)state;
+    static struct world world;
+    static struct stream stream;
+    world_init(&world, 1);
+    memset(&stream, 0, sizeof(stream));
+    stream.world = &world;
+    stream.stream = watch_stream_open(world.hub, &sink, &stream);
+    world_write(&world, 3);
+    world_compact(&world, world.rev);
+    struct client *client = &stream.clients[0];
+    client->id = 7;
+    client->open = true;
+    struct watch_create create = {.key = SLICE_LIT("k"), .watch_id = 7, .start_rev = 1};
+    int64_t id = 0;
+    assert_int_equal(watch_stream_create(stream.stream, &create, 0, &id), WATCH_OK);
+    (void)watch_hub_turn(world.hub, 0);
+    assert_true(client->buried);
+    assert_int_equal(watch_stream_create(stream.stream, &create, 0, &id), WATCH_DUPLICATE_ID);
+    watch_stream_request_progress(stream.stream);
+    (void)watch_hub_turn(world.hub, 0);
+    assert_int_equal(stream.asked_progress, 0);
+    assert_true(watch_stream_cancel(stream.stream, 7));
+    assert_int_equal(watch_stream_create(stream.stream, &create, 0, &id), WATCH_OK);
+    watch_stream_close(stream.stream);
+    world_fini(&world);
+}
+
 static bool count_events(void *owner, int64_t watch_id, const struct watch_events *events)
 {
     uint32_t *count = owner;
@@ -507,6 +540,7 @@ int main(void)
         cmocka_unit_test(every_watcher_sees_what_a_list_says),
         cmocka_unit_test(ids_are_given_as_etcd_gives_them),
         cmocka_unit_test(silent_watchers_hear_progress),
+        cmocka_unit_test(a_compacted_watcher_keeps_its_id),
         cmocka_unit_test(catching_up_never_cuts_a_revision),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
