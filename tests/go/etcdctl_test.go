@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -173,7 +174,7 @@ func (c *ctlTarget) normalize(text string, s ctlStep) string {
 	return endpoint.ReplaceAllString(leaseID.ReplaceAllString(text, "ID"), "ENDPOINT")
 }
 
-// etcdctls finds Debian's etcdctl and builds the newest, unless DROVER_TOOLS holds it.
+// etcdctls finds Debian's etcdctl and the newest; the folder comes from DROVER_TOOLS, or is built.
 func etcdctls(t *testing.T) map[string]string {
 	t.Helper()
 	bins := map[string]string{}
@@ -183,18 +184,32 @@ func etcdctls(t *testing.T) map[string]string {
 			bins["3.4"] = path
 		}
 	}
-	dir := os.Getenv("DROVER_TOOLS")
-	if dir == "" {
-		var err error
-		if dir, err = harness.TempDir("tools"); err != nil {
-			t.Fatal(err)
-		}
-		if out, err := exec.Command("./build-tools.sh", dir).CombinedOutput(); err != nil {
-			t.Fatalf("build-tools.sh: %v\n%s", err, out)
-		}
-	}
-	bins["3.7"] = filepath.Join(dir, "etcdctl")
+	bins["3.7"] = filepath.Join(toolsDir(t), "etcdctl")
 	return bins
+}
+
+var toolsOnce = sync.OnceValues(func() (string, error) {
+	if dir := os.Getenv("DROVER_TOOLS"); dir != "" {
+		return dir, nil
+	}
+	dir, err := harness.TempDir("tools")
+	if err != nil {
+		return "", err
+	}
+	if out, err := exec.Command("./build-tools.sh", dir).CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build-tools.sh: %w\n%s", err, out)
+	}
+	return dir, nil
+})
+
+// toolsDir holds the newest etcd and etcdctl.
+func toolsDir(t *testing.T) string {
+	t.Helper()
+	dir, err := toolsOnce()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }
 
 func TestEtcdctlSaysTheSame(t *testing.T) {

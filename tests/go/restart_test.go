@@ -161,14 +161,19 @@ func TestOneChangedByteIsRefused(t *testing.T) {
 			check(t, exit != 0, "changed %s: exit %d:\n%s", where, exit, text)
 			named := regexp.MustCompile(`\b(` + seq + `|` + fmt.Sprint(rev) + `)\b`)
 			check(t, named.MatchString(text), "changed %s: neither seq %s nor revision %d in:\n%s", where, seq, rev, text)
-			t.Logf("%s: %s", where, lastLine(text))
+			t.Logf("%s: %s", where, verdict(text))
 		}
 	})
 }
 
-func lastLine(text string) string {
-	lines := strings.Split(strings.TrimSpace(text), "\n")
-	return lines[len(lines)-1]
+// verdict is the one line that is no log: "drover: …".
+func verdict(text string) string {
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "drover: ") {
+			return strings.TrimSpace(line)
+		}
+	}
+	return text
 }
 
 // refused runs drover serve, which must end by itself, and returns what it said.
@@ -216,12 +221,12 @@ func TestABadStartSaysWhy(t *testing.T) {
 		word                     string
 	}
 	cases := []bad{
-		{"unsupported URL", "oracle://x/y", dir(), nil, "oracle"},
-		{"nonsense URL", "not a url", dir(), nil, "not a url"},
+		{"unsupported URL", "oracle://x/y", dir(), nil, "datastore"},
+		{"nonsense URL", "not a url", dir(), nil, "datastore"},
 		{"unknown flag", "", dir(), []string{"--no-such-flag"}, "no-such-flag"},
 		{"bad duration", "", dir(), []string{"--watch-progress-notify-interval", "soon"}, "soon"},
 		{"data dir is a file", "", file, nil, filepath.Base(file)},
-		{"no SQLite file", "sqlite://" + file, dir(), nil, "not a database"},
+		{"no SQLite file", "sqlite://" + file, dir(), nil, "not a SQLite database"},
 		{"database is not reachable", "postgres://drover@127.0.0.1:1/none", dir(), nil, "127.0.0.1"},
 		{"listen address is not ours", "", dir(), []string{"--listen-client-urls", "http://192.0.2.1:2379"}, "192.0.2.1"},
 	}
@@ -237,7 +242,7 @@ func TestABadStartSaysWhy(t *testing.T) {
 			text, exit := refused(t, c.datastore, c.dataDir, c.extra...)
 			check(t, exit != 0, "exit 0:\n%s", text)
 			check(t, strings.Contains(text, c.word), "no %q in:\n%s", c.word, text)
-			t.Logf("exit %d: %s", exit, lastLine(text))
+			t.Logf("exit %d: %s", exit, verdict(text))
 		})
 	}
 	t.Run("port in use", func(t *testing.T) {
@@ -246,13 +251,13 @@ func TestABadStartSaysWhy(t *testing.T) {
 		defer r.Kill()
 		text, exit := refused(t, "", dir(), "--listen-client-urls", r.URL())
 		check(t, exit != 0 && strings.Contains(text, fmt.Sprint(r.Port)), "exit %d:\n%s", exit, text)
-		t.Logf("exit %d: %s", exit, lastLine(text))
+		t.Logf("exit %d: %s", exit, verdict(text))
 	})
 	t.Run("locked file", func(t *testing.T) {
 		c := start(t, harness.Setup{Engine: "sqlite", Replicas: 1})
 		text, exit := refused(t, c.Replicas[0].Datastore, dir())
 		check(t, exit != 0 && strings.Contains(text, "lock"), "exit %d:\n%s", exit, text)
-		t.Logf("exit %d: %s", exit, lastLine(text))
+		t.Logf("exit %d: %s", exit, verdict(text))
 		_, err := pb.NewKVClient(dial(t, c.Endpoints()[0])).Put(testContext(t), &pb.PutRequest{Key: []byte("k")})
 		check(t, err == nil, "the first one no longer serves: %v", err)
 	})
@@ -269,7 +274,7 @@ func TestANewerSchemaIsRefused(t *testing.T) {
 		sql(t, c, "UPDATE cluster SET schema_version = 9999, min_reader = 9999")
 		text, exit := refused(t, c.Replicas[0].Datastore, c.Replicas[0].DataDir)
 		check(t, exit != 0 && strings.Contains(text, "9999"), "exit %d:\n%s", exit, text)
-		t.Logf("exit %d: %s", exit, lastLine(text))
+		t.Logf("exit %d: %s", exit, verdict(text))
 	})
 }
 
@@ -284,14 +289,14 @@ func TestTheWrongDatabaseIsRefused(t *testing.T) {
 	check(t, err == nil, "%v", err)
 	text, exit := refused(t, pg.URL("nosuchdatabase"), dir)
 	check(t, exit != 0 && strings.Contains(text, "nosuchdatabase"), "exit %d:\n%s", exit, text)
-	t.Logf("exit %d: %s", exit, lastLine(text))
+	t.Logf("exit %d: %s", exit, verdict(text))
 	name, err := pg.NewDatabase()
 	check(t, err == nil, "%v", err)
 	_, err = pg.SQL(name, "CREATE TABLE kv (something text); CREATE TABLE entry (else_ int)")
 	check(t, err == nil, "%v", err)
 	text, exit = refused(t, pg.URL(name), dir)
 	check(t, exit != 0, "a database with other tables: exit %d:\n%s", exit, text)
-	t.Logf("exit %d: %s", exit, lastLine(text))
+	t.Logf("exit %d: %s", exit, verdict(text))
 }
 
 func TestTheCommandsSayWhatTheyAre(t *testing.T) {

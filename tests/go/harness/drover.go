@@ -47,6 +47,7 @@ type Replica struct {
 	Extra     []string
 	proc      *Process
 	member    *Etcd
+	etcdDir   string // Holds the etcd binary that stands in.
 }
 
 // DroverOptions say how to start one replica.
@@ -103,7 +104,10 @@ func (r *Replica) launch() error {
 	}
 	args = append(args, r.Extra...)
 	bin := DroverBin()
-	if SelfTest() {
+	if SelfTest() && r.etcdDir == "" {
+		r.etcdDir = os.Getenv("DROVER_TOOLS")
+	}
+	if r.etcdDir != "" {
 		var err error
 		if bin, args, err = r.standIn(); err != nil {
 			return err
@@ -117,6 +121,23 @@ func (r *Replica) launch() error {
 	return nil
 }
 
+// StartEtcdProcess starts a single etcd as a process, from the binary in |tools|.
+func StartEtcdProcess(tools string) (*Replica, error) {
+	dir, err := TempDir("etcd-process")
+	if err != nil {
+		return nil, err
+	}
+	port, err := FreePort()
+	if err != nil {
+		return nil, err
+	}
+	r := &Replica{Name: "etcd", DataDir: dir, Port: port, etcdDir: tools}
+	if err := r.launch(); err != nil {
+		return nil, err
+	}
+	return r, r.WaitReady(30 * time.Second)
+}
+
 // standIn is an etcd of one member as a process, which can be killed as drover can.
 func (r *Replica) standIn() (string, []string, error) {
 	if r.PeerPort == 0 {
@@ -126,7 +147,7 @@ func (r *Replica) standIn() (string, []string, error) {
 		}
 	}
 	url, peer := r.URL(), fmt.Sprintf("http://127.0.0.1:%d", r.PeerPort)
-	return filepath.Join(os.Getenv("DROVER_TOOLS"), "etcd"), []string{"--data-dir", r.DataDir, "--name", r.Name,
+	return filepath.Join(r.etcdDir, "etcd"), []string{"--data-dir", r.DataDir, "--name", r.Name,
 		"--listen-client-urls", url, "--advertise-client-urls", url, "--listen-peer-urls", peer,
 		"--initial-advertise-peer-urls", peer, "--initial-cluster", r.Name + "=" + peer,
 		"--watch-progress-notify-interval", "5s"}, nil
