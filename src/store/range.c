@@ -3,6 +3,7 @@
  * inside a batch.
  */
 #include "store/internal.h"
+#include "store/sort.h"
 
 static bool range_has_filters(const struct store_range *range)
 {
@@ -76,52 +77,20 @@ static void reverse(const struct cache_version **kvs, uint64_t count)
     }
 }
 
-/* Stable merge sort, bottom up; |spare| is as long as |kvs|. Returns where the result is. */
-static const struct cache_version **merge_sort(const struct cache_version **kvs,
-                                               const struct cache_version **spare, uint64_t count,
-                                               const struct store_range *range)
+static bool version_less(const void *a, const void *b, const void *arg)
 {
-    int sign = range->sort_order == STORE_SORT_DESCEND ? -1 : 1;
-    for (uint64_t run = 1; run < count; run *= 2) {
-        for (uint64_t begin = 0; begin < count; begin += 2 * run) {
-            uint64_t middle = begin + run < count ? begin + run : count;
-            uint64_t end = begin + 2 * run < count ? begin + 2 * run : count;
-            uint64_t i = begin;
-            uint64_t j = middle;
-            for (uint64_t out = begin; out < end; out++) {
-                bool left =
-                    j == end || (i < middle &&
-                                 sign * compare_versions(kvs[i], kvs[j], range->sort_target) <= 0);
-                spare[out] = left ? kvs[i++] : kvs[j++];
-            }
-            ASSERT(i == middle && j == end);
-        }
-        const struct cache_version **sorted = spare;
-        spare = kvs;
-        kvs = sorted;
-    }
-    return kvs;
+    const struct store_range *range = arg;
+    bool descend = range->sort_order == STORE_SORT_DESCEND;
+    return compare_versions(descend ? b : a, descend ? a : b, range->sort_target) < 0;
 }
 
-/* Ties keep the order of keys. Takes memory from |arena|. */
-static enum err range_sort(const struct store_range *range, struct arena *arena,
-                           struct store_range_answer *answer)
+static void range_sort(const struct store_range *range, struct store_range_answer *answer)
 {
-    if (range->sort_target == STORE_SORT_KEY) {
-        if (range->sort_order == STORE_SORT_DESCEND) {
-            reverse(answer->kvs, answer->kv_count);
-        }
-        return ERR_OK;
+    if (range->sort_target != STORE_SORT_KEY) {
+        store_sort((const void **)answer->kvs, answer->kv_count, version_less, range);
+    } else if (range->sort_order == STORE_SORT_DESCEND) {
+        reverse(answer->kvs, answer->kv_count);
     }
-    if (answer->kv_count > 1) {
-        const struct cache_version **spare =
-            arena_alloc(arena, answer->kv_count * sizeof(*answer->kvs));
-        if (spare == NULL) {
-            return ERR_REQUEST_TOO_LARGE;
-        }
-        answer->kvs = merge_sort(answer->kvs, spare, answer->kv_count, range);
-    }
-    return ERR_OK;
 }
 
 /* ---- fetching ------------------------------------------------------------------------------- */
@@ -140,8 +109,7 @@ uint64_t store_range_cost(const struct cache_snapshot *snapshot, const struct st
     if (range->count_only || cache_count(snapshot, &keys, range->revision, &count) != ERR_OK) {
         return 0;
     }
-    /* The array, and once more to sort it. */
-    return 2 * fetch_room(range, count) * sizeof(struct cache_version *);
+    return fetch_room(range, count) * sizeof(struct cache_version *);
 }
 
 static enum err range_fetch(const struct cache_snapshot *snapshot, const struct store_range *range,
@@ -178,7 +146,7 @@ enum err store_range_run(const struct cache_snapshot *snapshot, const struct sto
         return ERR_OK;
     }
     TRY(range_fetch(snapshot, range, arena, answer));
-    TRY(range_sort(range, arena, answer));
+    range_sort(range, answer);
     if (range->limit > 0 && answer->kv_count > (uint64_t)range->limit) {
         answer->kv_count = (uint64_t)range->limit;
         answer->more = true;
