@@ -38,7 +38,7 @@ enum {
     LIMIT_HANDSHAKE_MS = 120 * 1000,     /* To the first whole request or preface. */
     LIMIT_HTTP_IDLE_MS = 300 * 1000,     /* HTTP/1 keep-alive, also the time of one request. */
     LIMIT_GOAWAY_MS = 500,               /* Wait so long for a client to see the first GOAWAY. */
-    LIMIT_LINGER_MS = 1000,              /* Read on after a refusal, so that it is not lost. */
+    LIMIT_LINGER_MS = 200,               /* Read on after a refusal, so that it is not lost. */
     LIMIT_KEEPALIVES_PENDING = 4096,        /* Renewals of one stream; then its input waits. */
     LIMIT_WATCHERS_PER_STREAM = 1024 * 1024,
     LIMIT_WATCH_FRAGMENT_SIZE = 2 * 1024 * 1024, /* Bytes; etcd's request max + 512 KiB. */

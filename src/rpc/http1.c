@@ -289,10 +289,14 @@ void rpc_http1_on_end(struct rpc_conn *conn)
 void rpc_http1_drain(struct rpc_conn *conn)
 {
     struct rpc_http1 *http1 = conn->http1;
-    bool is_idle = http1->parse.state == HTTP1_HEAD && http1->parse.head.size == 0;
-    if (is_idle) {
+    if (http1->asked != NULL) {
+        return; /* The answer will be the last one. */
+    }
+    if (http1->parse.state == HTTP1_HEAD && http1->parse.head.size == 0) {
         http1->is_ending = true;
         rpc_conn_touch(conn); /* Lingers when nothing is left to say. */
+    } else {
+        rpc_conn_arm(conn, LIMIT_GOAWAY_MS * NS_PER_MS); /* For the rest of the request. */
     }
 }
 

@@ -135,7 +135,9 @@ static bool listen_split(const char *text, char host[256], char port[8])
     const char *from = is_bracketed ? text + 1 : text;
     host_size -= is_bracketed ? 2 : 0;
     bool has_colon = memchr(from, ':', host_size) != NULL;
-    if (host_size >= 256 || port_size == 0 || port_size > 5 || has_colon != is_bracketed) {
+    bool has_bracket = memchr(from, '[', host_size) != NULL || memchr(from, ']', host_size) != NULL;
+    if (host_size >= 256 || port_size == 0 || port_size > 5 || has_colon != is_bracketed ||
+        has_bracket) {
         return false;
     }
     memcpy(host, from, host_size);

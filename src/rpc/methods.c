@@ -12,7 +12,7 @@ struct rpc_methods {
     uint64_t seed;
     size_t mask;
     uint32_t *counters; /* By index of the method. */
-    uint32_t slots[]; /* Index of the method + 1, 0 = free. */
+    uint32_t slots[];   /* Index of the method + 1, 0 = free. */
 };
 
 static uint32_t methods_add_counter(const struct rpc_method *method)
@@ -24,8 +24,7 @@ static uint32_t methods_add_counter(const struct rpc_method *method)
     bool is_whole = rpc_grpc_split_path(slice_str(method->path), &service, &name);
     ASSERT(is_whole);
     char *service_text = mem_printf("%.*s", (int)service.size, (const char *)service.data);
-    uint32_t counter =
-        metrics_call_add(service_text, (const char *)name.data, types[method->kind]);
+    uint32_t counter = metrics_call_add(service_text, (const char *)name.data, types[method->kind]);
     mem_free(service_text);
     return counter;
 }

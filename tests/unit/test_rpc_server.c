@@ -1,0 +1,392 @@
+/*
+ * Goal: servers and connections: addresses, threads, keep-alive, draining, garbage.
+ * Method: real servers on ports of their own, clients driven by the test.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "core/limits.h"
+#include "core/mem.h"
+#include "support.h"
+#include "support_http2.h"
+#include "support_rpc.h"
+
+static uint64_t now_ns(void)
+{
+    return clock_now_ns(&clock_monotonic);
+}
+
+/* ---- addresses ----------------------------------------------------------------------------- */
+
+static void bad_addresses_are_refused_with_one_line(void **state)
+{
+    (void)state;
+    static const char *const urls[][2] = {
+        {"", "want http://HOST:PORT or unix://PATH"},
+        {"localhost:2379", "want http://HOST:PORT or unix://PATH"},
+        {"ftp://localhost:1", "want http://HOST:PORT or unix://PATH"},
+        {"https://localhost:2379", "TLS is not supported yet"},
+        {"http://", "is not HOST:PORT"},
+        {"http://localhost", "is not HOST:PORT"},
+        {"http://localhost:", "is not HOST:PORT"},
+        {"http://localhost:x", "is not HOST:PORT"},
+        {"http://localhost:65536", "is not HOST:PORT"},
+        {"http://::1:2379", "is not HOST:PORT"},
+        {"http://[127.0.0.1:2379", "is not HOST:PORT"},
+        {"http://203.0.113.7:1", "cannot listen on"},
+        {"http://no.such.host.invalid:1", "cannot resolve"},
+        {"unix://", "cannot listen on unix socket"},
+        {"unix:///no/such/folder/socket", "No such file"},
+    };
+    struct served_server served;
+    served_start(&served, NULL);
+    struct rpc_server *server = rpc_server_new(&served.config);
+    for (size_t i = 0; i < ARRAY_COUNT(urls); i++) {
+        char why[256] = {0};
+        assert_int_equal(rpc_server_listen(server, urls[i][0], why, sizeof(why)), ERR_CONFIG);
+        assert_non_null(strstr(why, urls[i][1]));
+        assert_null(strchr(why, '\n'));
+    }
+    char why[256] = {0};
+    char url[64];
+    (void)snprintf(url, sizeof(url), "http://127.0.0.1:%u", served.port);
+    assert_int_equal(rpc_server_listen(server, url, why, sizeof(why)), ERR_CONFIG);
+    assert_non_null(strstr(why, "Address already in use"));
+    rpc_server_free(server);
+    served_stop(&served, NS_PER_S);
+}
+
+static void a_unix_socket_serves_and_its_name_goes_with_it(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/drover-rpc-XXXXXX";
+    char path[64];
+    char url[80];
+    char why[256];
+    assert_non_null(mkdtemp(folder));
+    (void)snprintf(path, sizeof(path), "%s/socket", folder);
+    (void)snprintf(url, sizeof(url), "unix://%s", path);
+    struct served_server served;
+    served_start(&served, NULL);
+    for (uint32_t i = 0; i < 2; i++) {
+        struct rpc_server *server = rpc_server_new(&served.config);
+        assert_int_equal(rpc_server_listen(server, url, why, sizeof(why)), ERR_OK);
+        /* While one listens, a second one is refused. */
+        struct rpc_server *second = rpc_server_new(&served.config);
+        assert_int_equal(rpc_server_listen(second, url, why, sizeof(why)), ERR_CONFIG);
+        rpc_server_free(second);
+        rpc_server_start(server);
+        struct client client;
+        struct client_call call;
+        const struct client_options options = {0};
+        client_open_fd(&client, client_socket_unix(path), &options);
+        client_unary(&client, &call, "/t.T/Echo", SLICE_LIT("x"));
+        assert_int_equal(call.grpc_status, 0);
+        client_call_fini(&call);
+        client_close(&client);
+        rpc_server_stop(server, NS_PER_S);
+        rpc_server_join(server);
+        rpc_server_free(server);
+        struct stat found;
+        assert_int_not_equal(stat(path, &found), 0);
+    }
+    served_stop(&served, NS_PER_S);
+    assert_int_equal(rmdir(folder), 0);
+}
+
+static void with_four_threads(struct rpc_config *config)
+{
+    config->io_threads = 4;
+}
+
+static void connections_spread_over_all_threads(void **state)
+{
+    (void)state;
+    struct served_server served;
+    served_start(&served, with_four_threads);
+    struct client clients[8];
+    for (size_t i = 0; i < ARRAY_COUNT(clients); i++) {
+        struct client_call call;
+        client_open(&clients[i], served.port);
+        client_unary(&clients[i], &call, "/t.T/Echo", SLICE_LIT("x"));
+        assert_int_equal(call.grpc_status, 0);
+        client_call_fini(&call);
+    }
+    assert_int_equal(atomic_load(&served.seen.threads_used), 15);
+    for (size_t i = 0; i < ARRAY_COUNT(clients); i++) {
+        client_close(&clients[i]);
+    }
+    served_stop(&served, NS_PER_S);
+}
+
+static void a_server_that_never_started_can_be_freed(void **state)
+{
+    (void)state;
+    struct served_server served;
+    served_start(&served, NULL);
+    struct rpc_server *server = rpc_server_new(&served.config);
+    char why[256];
+    assert_int_equal(rpc_server_listen(server, "http://127.0.0.1:0", why, sizeof(why)), ERR_OK);
+    assert_int_equal(rpc_server_port(server, 1), 0);
+    rpc_server_free(server);
+    rpc_server_free(NULL);
+    served_stop(&served, NS_PER_S);
+}
+
+/* ---- keep-alive ---------------------------------------------------------------------------- */
+
+static void pings_without_calls_end_the_connection(void **state)
+{
+    (void)state;
+    struct served_server served;
+    served_start(&served, NULL);
+    struct client client;
+    client_open(&client, served.port);
+    /* The first is free, the next two are strikes, the fourth is one too many. */
+    for (uint32_t i = 1; i <= 3; i++) {
+        client_ping(&client);
+        client_until(&client, client.pongs == i);
+        assert_int_equal(client.goaways, 0);
+    }
+    client_ping(&client);
+    client_until(&client, client.is_ended);
+    assert_int_equal(client.goaways, 1);
+    assert_int_equal(client.goaway_error, NGHTTP2_ENHANCE_YOUR_CALM);
+    assert_string_equal(client.goaway_words, "too_many_pings");
+    client_close(&client);
+    served_stop(&served, NS_PER_S);
+}
+
+static void pings_between_answers_are_forgiven(void **state)
+{
+    (void)state;
+    struct served_server served;
+    served_start(&served, NULL);
+    struct client client;
+    client_open(&client, served.port);
+    for (uint32_t i = 1; i <= 20; i++) {
+        struct client_call call;
+        client_unary(&client, &call, "/t.T/Echo", SLICE_LIT("x"));
+        assert_int_equal(call.grpc_status, 0);
+        client_call_fini(&call);
+        client_ping(&client);
+        client_until(&client, client.pongs == i);
+    }
+    assert_int_equal(client.goaways, 0);
+    client_close(&client);
+    served_stop(&served, NS_PER_S);
+}
+
+static void with_fast_pings_allowed(struct rpc_config *config)
+{
+    config->keepalive_min_time_ns = NS_PER_MS;
+}
+
+static void pings_beside_a_stream_obey_the_minimum_time(void **state)
+{
+    (void)state;
+    struct served_server served;
+    served_start(&served, with_fast_pings_allowed);
+    struct client client;
+    struct client_call call;
+    client_open(&client, served.port);
+    client_call(&client, &call, "/t.T/Quiet", NULL);
+    for (uint32_t i = 1; i <= 8; i++) {
+        client_ping(&client);
+        client_until(&client, client.pongs == i);
+        (void)usleep(5000);
+    }
+    assert_int_equal(client.goaways, 0);
+    client_close(&client);
+    client_call_fini(&call);
+    served_stop(&served, NS_PER_S);
+}
+
+static void with_impatient_keepalive(struct rpc_config *config)
+{
+    config->keepalive_interval_ns = 60 * NS_PER_MS;
+    config->keepalive_timeout_ns = 60 * NS_PER_MS;
+}
+
+static void a_silent_peer_is_pinged_and_a_dead_one_dropped(void **state)
+{
+    (void)state;
+    struct served_server served;
+    served_start(&served, with_impatient_keepalive);
+    struct client alive;
+    struct client dead;
+    const struct client_options no_pongs = {.no_pongs = true};
+    client_open(&alive, served.port);
+    client_open_fd(&dead, client_socket(served.port), &no_pongs);
+    uint64_t until_ns = now_ns() + 400 * NS_PER_MS;
+    while (now_ns() < until_ns) {
+        (void)client_turn(&alive, 5);
+        (void)client_turn(&dead, 5);
+    }
+    assert_true(alive.pings >= 2);
+    assert_false(alive.is_ended);
+    assert_int_equal(dead.pings, 1);
+    assert_true(dead.is_ended);
+    client_close(&alive);
+    client_close(&dead);
+    served_stop(&served, NS_PER_S);
+}
+
+/* ---- draining ------------------------------------------------------------------------------ */
+
+static void an_idle_server_stops_within_milliseconds(void **state)
+{
+    (void)state;
+    struct served_server served;
+    served_start(&served, with_four_threads);
+    uint64_t start_ns = now_ns();
+    served_stop(&served, 10 * NS_PER_S);
+    assert_true(now_ns() - start_ns < 200 * NS_PER_MS);
+}
+
+static void stop_server(void *arg)
+{
+    struct served_server *served = arg;
+    rpc_server_stop(served->server, 5 * NS_PER_S);
+}
+
+static void finish_held(void *arg)
+{
+    struct served_server *served = arg;
+    struct rpc_call *call = atomic_exchange(&served->seen.held, NULL);
+    rpc_reply(call, NULL, 0);
+    rpc_call_unref(call);
+}
+
+/* The whole order: notice, streams end, new streams refused, the running call ends, then all. */
+static void draining_lets_calls_finish_and_ends_streams(void **state)
+{
+    (void)state;
+    struct served_server served;
+    served_start(&served, NULL);
+    struct client client;
+    struct client_call hold;
+    struct client_call quiet;
+    client_open(&client, served.port);
+    client_call(&client, &quiet, "/t.T/Quiet", NULL);
+    client_call(&client, &hold, "/t.T/Hold", NULL);
+    client_send(&hold, SLICE_EMPTY);
+    client_send_end(&hold);
+    client_until(&client, atomic_load(&served.seen.held) != NULL);
+    stop_server(&served);
+    client_until(&client, quiet.is_closed);
+    assert_int_equal(quiet.grpc_status, 14);
+    assert_string_equal(quiet.grpc_message, "etcdserver: server stopped");
+    assert_int_equal(atomic_load(&served.seen.drains), 1);
+    client_until(&client, client.goaways == 2);
+    assert_int_equal(client.goaway_last, hold.stream_id);
+    assert_int_equal(client.goaway_error, NGHTTP2_NO_ERROR);
+    assert_false(hold.is_closed);
+    served_run(&served, finish_held, &served);
+    client_until(&client, hold.is_closed && client.is_ended);
+    assert_int_equal(hold.grpc_status, 0);
+    rpc_server_join(served.server);
+    rpc_server_free(served.server);
+    client_close(&client);
+    client_call_fini(&hold);
+    client_call_fini(&quiet);
+}
+
+static void a_client_that_never_answers_does_not_hold_up_the_end(void **state)
+{
+    (void)state;
+    struct served_server served;
+    served_start(&served, NULL);
+    struct client client;
+    struct client_call call;
+    client_open(&client, served.port);
+    client_unary(&client, &call, "/t.T/Echo", SLICE_LIT("x"));
+    uint64_t start_ns = now_ns();
+    served_stop(&served, 10 * NS_PER_S);
+    assert_true(now_ns() - start_ns < 2 * NS_PER_S);
+    client_until(&client, client.is_ended);
+    client_close(&client);
+    client_call_fini(&call);
+}
+
+static void the_grace_period_ends_what_hangs(void **state)
+{
+    (void)state;
+    struct served_server served;
+    served_start(&served, NULL);
+    struct client client;
+    struct client_call call;
+    client_open(&client, served.port);
+    client_call(&client, &call, "/t.T/Hang", NULL);
+    client_send(&call, SLICE_EMPTY);
+    client_until(&client, atomic_load(&served.seen.messages) == 1);
+    uint64_t start_ns = now_ns();
+    served_stop(&served, 100 * NS_PER_MS);
+    assert_in_range(now_ns() - start_ns, 90 * NS_PER_MS, 2 * NS_PER_S);
+    client_until(&client, client.is_ended);
+    assert_int_equal(atomic_load(&served.seen.gone), 1);
+    client_close(&client);
+    client_call_fini(&call);
+}
+
+/* ---- garbage ------------------------------------------------------------------------------- */
+
+static void send_all(int fd, const void *bytes, size_t size)
+{
+    (void)send(fd, bytes, size, MSG_NOSIGNAL);
+}
+
+/* Whatever arrives behind a preface, the server goes on serving others. */
+static void garbage_ends_only_its_own_connection(void **state)
+{
+    (void)state;
+    struct served_server served;
+    served_start(&served, NULL);
+    struct rng rng;
+    rng_seed(&rng, support_seed());
+    for (uint32_t i = 0; i < 200; i++) {
+        uint8_t bytes[512];
+        int fd = client_socket(served.port);
+        rng_fill(&rng, bytes, sizeof(bytes));
+        if (i % 2 == 0) {
+            send_all(fd, NGHTTP2_CLIENT_MAGIC, NGHTTP2_CLIENT_MAGIC_LEN);
+        }
+        if (i % 4 == 0) { /* A frame of a known type and plausible length. */
+            bytes[0] = bytes[1] = 0;
+            bytes[3] = (uint8_t)(i / 4 % 10);
+        }
+        send_all(fd, bytes, 1 + rng_below(&rng, sizeof(bytes)));
+        (void)close(fd);
+    }
+    struct client client;
+    struct client_call call;
+    client_open(&client, served.port);
+    client_unary(&client, &call, "/t.T/Echo", SLICE_LIT("x"));
+    assert_int_equal(call.grpc_status, 0);
+    client_call_fini(&call);
+    client_close(&client);
+    served_stop(&served, NS_PER_S);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(bad_addresses_are_refused_with_one_line),
+        cmocka_unit_test(a_unix_socket_serves_and_its_name_goes_with_it),
+        cmocka_unit_test(connections_spread_over_all_threads),
+        cmocka_unit_test(a_server_that_never_started_can_be_freed),
+        cmocka_unit_test(pings_without_calls_end_the_connection),
+        cmocka_unit_test(pings_between_answers_are_forgiven),
+        cmocka_unit_test(pings_beside_a_stream_obey_the_minimum_time),
+        cmocka_unit_test(a_silent_peer_is_pinged_and_a_dead_one_dropped),
+        cmocka_unit_test(an_idle_server_stops_within_milliseconds),
+        cmocka_unit_test(draining_lets_calls_finish_and_ends_streams),
+        cmocka_unit_test(a_client_that_never_answers_does_not_hold_up_the_end),
+        cmocka_unit_test(the_grace_period_ends_what_hangs),
+        cmocka_unit_test(garbage_ends_only_its_own_connection),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
