@@ -45,6 +45,7 @@ static const struct rpc_method api_table[] = {
         .on_gone = api_keepalive_on_gone,
     },
     UNARY("/etcdserverpb.Cluster/MemberList", api_member_list),
+    UNARY("/etcdserverpb.Maintenance/Alarm", api_alarm),
     UNARY("/etcdserverpb.Maintenance/Status", api_status),
     UNARY("/grpc.health.v1.Health/Check", api_health_check),
     UNARY("/grpc.health.v1.Health/List", api_health_list),

@@ -30,6 +30,7 @@ void api_watch_on_writable(struct rpc_call *call);
 void api_watch_on_gone(struct rpc_call *call);
 
 void api_member_list(struct rpc_call *call, struct slice message);
+void api_alarm(struct rpc_call *call, struct slice message);
 void api_status(struct rpc_call *call, struct slice message);
 void api_inspect_state(struct rpc_call *call, struct slice message);
 

@@ -1,4 +1,4 @@
-/* Maintenance.Status. */
+/* Maintenance: Status and the reading side of Alarm. */
 #include "api/handlers.h"
 #include "api/internal.h"
 #include "proto/rpc.pb-c.h"
@@ -9,6 +9,37 @@ static char status_storage_version[] = "3.7.0";
 
 /* etcd's default; never zero. */
 #define STATUS_QUOTA_BYTES (INT64_C(2) * 1024 * 1024 * 1024)
+
+static Etcdserverpb__ResponseHeader packed_header(const struct api_thread *thread)
+{
+    const struct store_facts *facts = store_facts(thread->api->config.store);
+    Etcdserverpb__ResponseHeader header = ETCDSERVERPB__RESPONSE_HEADER__INIT;
+    header.cluster_id = facts->cluster_id;
+    header.member_id = facts->member_id;
+    header.revision = cache_snapshot_info(api_snapshot(thread))->revision;
+    header.raft_term = facts->raft_term;
+    return header;
+}
+
+/* No alarm is ever raised here, so there are none to list and none to disarm; `endpoint health` asks.
+ * Raising one by hand is refused rather than forgotten. */
+void api_alarm(struct rpc_call *call, struct slice message)
+{
+    struct api_thread *thread = api_thread_of(call);
+    const Etcdserverpb__AlarmRequest *request =
+        api_request(thread, call, message, &etcdserverpb__alarm_request__descriptor, NULL);
+    if (request == NULL) {
+        return;
+    }
+    if (request->action == ETCDSERVERPB__ALARM_REQUEST__ALARM_ACTION__ACTIVATE) {
+        rpc_fail(call, RPC_UNIMPLEMENTED, SLICE_LIT("drover: alarms cannot be raised by hand"));
+        return;
+    }
+    Etcdserverpb__ResponseHeader header = packed_header(thread);
+    Etcdserverpb__AlarmResponse answer = ETCDSERVERPB__ALARM_RESPONSE__INIT;
+    answer.header = &header;
+    api_reply_packed(thread, call, &answer.base);
+}
 
 void api_status(struct rpc_call *call, struct slice message)
 {
@@ -24,11 +55,7 @@ void api_status(struct rpc_call *call, struct slice message)
     char *errors[] = {no_leader};
     (void)snprintf(no_leader, sizeof(no_leader), "%s", err_text(ERR_NO_LEADER));
 
-    Etcdserverpb__ResponseHeader header = ETCDSERVERPB__RESPONSE_HEADER__INIT;
-    header.cluster_id = facts->cluster_id;
-    header.member_id = facts->member_id;
-    header.revision = info->revision;
-    header.raft_term = facts->raft_term;
+    Etcdserverpb__ResponseHeader header = packed_header(thread);
     Etcdserverpb__DowngradeInfo downgrade = ETCDSERVERPB__DOWNGRADE_INFO__INIT;
     Etcdserverpb__StatusResponse status = ETCDSERVERPB__STATUS_RESPONSE__INIT;
     status.header = &header;
