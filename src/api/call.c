@@ -105,15 +105,17 @@ void *api_request(struct api_thread *thread, struct rpc_call *call, struct slice
 
 void api_reply(struct api_thread *thread, struct rpc_call *call)
 {
-    struct rpc_part part = api_out_part(&thread->out);
-    rpc_reply(call, &part, 1);
+    size_t count = 0;
+    const struct rpc_part *parts = api_out_parts(&thread->out, &count);
+    rpc_reply(call, parts, count);
     api_out_end(&thread->out);
 }
 
 bool api_send(struct api_thread *thread, struct rpc_call *call, bool urgent)
 {
-    struct rpc_part part = api_out_part(&thread->out);
-    bool room = rpc_send(call, &part, 1, urgent);
+    size_t count = 0;
+    const struct rpc_part *parts = api_out_parts(&thread->out, &count);
+    bool room = rpc_send(call, parts, count, urgent);
     api_out_end(&thread->out);
     return room;
 }

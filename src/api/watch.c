@@ -129,7 +129,6 @@ static void watch_on_compacted(void *owner, int64_t watch_id, int64_t compact_re
         .canceled = true,
         .compact_rev = compact_rev,
     };
-    metric_add(METRIC_etcd_debugging_mvcc_watcher_total, -1);
     (void)watch_send(own, &head, SLICE_EMPTY, NULL);
 }
 
@@ -150,6 +149,12 @@ static const struct watch_sink watch_call_sink = {
 };
 
 /* ---- what the client says ------------------------------------------------------------------ */
+
+static void count_watchers(const struct api_thread *thread)
+{
+    metric_set(METRIC_etcd_debugging_mvcc_watcher_total, watch_hub_watcher_count(thread->hub));
+    metric_set(METRIC_etcd_debugging_mvcc_slow_watcher_total, watch_hub_slow_count(thread->hub));
+}
 
 /* The answer to a creation: |reason| NULL when it succeeded. */
 static void send_created(struct watch_call *own, int64_t watch_id, const char *reason)
@@ -210,9 +215,7 @@ static void watch_create(struct watch_call *own, const Etcdserverpb__WatchCreate
     int64_t watch_id = WATCH_ID_NONE;
     uint64_t now_ns = clock_now_ns(thread->loop->timers.clock);
     enum watch_result result = watch_stream_create(own->watchers, &create, now_ns, &watch_id);
-    if (result == WATCH_OK) {
-        metric_add(METRIC_etcd_debugging_mvcc_watcher_total, 1);
-    }
+    count_watchers(thread);
     /* The revision is read behind the creation: an event may come although the header has it,
      * but none that it lacks can be missed. */
     send_created(own, result == WATCH_OK ? watch_id : WATCH_ID_NONE, refusal_reason(result));
@@ -229,7 +232,7 @@ static void watch_cancel(struct watch_call *own, int64_t watch_id)
         .watch_id = watch_id,
         .canceled = true,
     };
-    metric_add(METRIC_etcd_debugging_mvcc_watcher_total, -1);
+    count_watchers(own->thread);
     (void)watch_send(own, &head, SLICE_EMPTY, NULL);
 }
 
@@ -287,10 +290,8 @@ void api_watch_on_writable(struct rpc_call *call)
 
 static void watch_call_free(struct watch_call *own)
 {
-    uint32_t before = watch_hub_watcher_count(own->thread->hub);
     watch_stream_close(own->watchers);
-    uint32_t after = watch_hub_watcher_count(own->thread->hub);
-    metric_add(METRIC_etcd_debugging_mvcc_watcher_total, (int64_t)after - (int64_t)before);
+    count_watchers(own->thread);
     metric_add(METRIC_etcd_debugging_mvcc_watch_stream_total, -1);
     mem_free(own);
 }
@@ -323,4 +324,5 @@ void api_watch_turn_ended(struct api_thread *thread)
         shared_unref(thread->runs[i].events);
         thread->runs[i] = (struct api_event_run){0};
     }
+    count_watchers(thread);
 }
