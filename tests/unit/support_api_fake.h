@@ -110,8 +110,14 @@ static void fake_record(struct rpc_call *call, const struct rpc_part *parts, siz
         slice_of(mem_copy(message.data, message.size), message.size);
     buf_fini(&message);
 }
+/* Runs first when a unary call is answered or fails; NULL: nothing. */
+static void (*fake_on_reply)(void);
+
 void rpc_reply(struct rpc_call *call, const struct rpc_part *parts, size_t part_count)
 {
+    if (fake_on_reply != NULL) {
+        fake_on_reply();
+    }
     if (call->alive) {
         fake_record(call, parts, part_count);
         call->replied = true;
