@@ -42,28 +42,16 @@ uint8_t *api_put_header(uint8_t *at, uint32_t field, const struct api_header *he
     return at;
 }
 
-size_t api_kv_size(const struct cache_version *version, struct api_kv_form form)
+struct api_kv api_kv_of(const struct cache_version *version, struct api_kv_form form)
 {
     if (!form.keys_only) {
-        return cache_version_encoded(version).size;
+        return (struct api_kv){.head = cache_version_encoded(version)};
     }
-    size_t lease = form.no_lease ? 0 : cache_version_encoded_lease(version).size;
-    return cache_version_encoded_head(version).size + lease;
-}
-
-uint8_t *api_put_kv(uint8_t *at, const struct cache_version *version, struct api_kv_form form)
-{
-    if (!form.keys_only) {
-        struct slice whole = cache_version_encoded(version);
-        return wire_put_bytes(at, whole.data, whole.size);
+    struct slice tail = SLICE_EMPTY;
+    if (!form.no_lease) {
+        tail = cache_version_encoded_lease(version);
     }
-    struct slice head = cache_version_encoded_head(version);
-    at = wire_put_bytes(at, head.data, head.size);
-    if (form.no_lease) {
-        return at;
-    }
-    struct slice lease = cache_version_encoded_lease(version);
-    return wire_put_bytes(at, lease.data, lease.size);
+    return (struct api_kv){cache_version_encoded_head(version), tail};
 }
 
 static size_t event_payload_size(const struct cache_version *version,
@@ -125,14 +113,15 @@ uint8_t *api_put_watch_head(uint8_t *at, const struct api_watch_head *head)
 static enum err add_kv(struct api_out *out, uint32_t field, const struct cache_version *version,
                        struct api_kv_form form)
 {
-    size_t size = api_kv_size(version, form);
+    struct api_kv kv = api_kv_of(version, form);
+    size_t size = api_kv_size(kv);
     size_t need = 1 + WIRE_VARINT_SIZE_MAX + size;
     if (api_out_size(out) + need > ANSWER_SIZE_MAX) {
         return ERR_ANSWER_TOO_LARGE;
     }
     uint8_t *at = api_out_reserve(out, need);
     at = api_put_len(at, field, size);
-    api_out_commit(out, api_put_kv(at, version, form));
+    api_out_commit(out, api_put_kv(at, kv));
     return ERR_OK;
 }
 

@@ -35,9 +35,22 @@ struct api_kv_form {
     bool keys_only;
     bool no_lease;
 };
-size_t api_kv_size(const struct cache_version *version, struct api_kv_form form);
-/* The KeyValue itself, without tag; api_kv_size bytes. */
-uint8_t *api_put_kv(uint8_t *at, const struct cache_version *version, struct api_kv_form form);
+/* The bytes of a KeyValue in that form: one behind the other, borrowed from the version. */
+struct api_kv {
+    struct slice head;
+    struct slice tail;
+};
+struct api_kv api_kv_of(const struct cache_version *version, struct api_kv_form form);
+static inline size_t api_kv_size(struct api_kv kv)
+{
+    return kv.head.size + kv.tail.size;
+}
+/* Without tag; api_kv_size bytes. */
+static inline uint8_t *api_put_kv(uint8_t *at, struct api_kv kv)
+{
+    at = wire_put_bytes(at, kv.head.data, kv.head.size);
+    return wire_put_bytes(at, kv.tail.data, kv.tail.size);
+}
 
 /* mvccpb.Event, as field 11 of a WatchResponse, with tag. |prev| may be NULL. */
 size_t api_event_size(const struct cache_version *version, const struct cache_version *prev);

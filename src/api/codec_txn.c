@@ -79,8 +79,9 @@ static void back_close(struct back *back, uint32_t field, size_t end)
 static void back_kv(struct back *back, uint32_t field, const struct cache_version *version,
                     struct api_kv_form form)
 {
-    size_t size = api_kv_size(version, form);
-    (void)api_put_kv(back_reserve(back, size), version, form);
+    struct api_kv kv = api_kv_of(version, form);
+    size_t size = api_kv_size(kv);
+    (void)api_put_kv(back_reserve(back, size), kv);
     back_varint(back, size);
     back_varint(back, field << 3 | WIRE_LEN);
 }

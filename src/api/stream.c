@@ -112,7 +112,7 @@ static enum err chunk_read(struct api_thread *thread, const struct range_stream 
         if (!chunk_room(chunk, &thread->arena, &room)) {
             return ERR_REQUEST_TOO_LARGE;
         }
-        size_t size = api_kv_size(version, form);
+        size_t size = api_kv_size(api_kv_of(version, form));
         chunk->kvs[chunk->count++] = version;
         chunk->size += 1 + wire_varint_size(size) + size;
     }
@@ -138,8 +138,9 @@ static bool chunk_send(struct api_thread *thread, struct range_stream *stream,
     struct shared *body = shared_new(chunk->size);
     uint8_t *at = body->bytes;
     for (uint64_t i = 0; i < chunk->count; i++) {
-        at = api_put_len(at, 2, api_kv_size(chunk->kvs[i], form));
-        at = api_put_kv(at, chunk->kvs[i], form);
+        struct api_kv kv = api_kv_of(chunk->kvs[i], form);
+        at = api_put_len(at, 2, api_kv_size(kv));
+        at = api_put_kv(at, kv);
     }
     ASSERT(at == body->bytes + chunk->size);
 
