@@ -110,6 +110,9 @@ struct rpc_conn {
     struct timer timer;
 };
 
+/* For fuzzers, which drive a thread's loop themselves. */
+struct rpc_io *rpc_server_io(struct rpc_server *server, uint32_t thread);
+
 /* Takes over |fd|. Loop thread. */
 void rpc_conn_open(struct rpc_io *io, int fd, enum rpc_stream_kind kind);
 /* Flush at the end of this turn. */

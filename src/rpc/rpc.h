@@ -156,7 +156,8 @@ struct rpc_config {
     void *thread_arg;
 };
 
-/* Makes the loops (not yet running), so that others may post to them. Owner frees. */
+/* Makes the loops (not yet running), so that others may post to them. Owner frees. The process
+ * ignores SIGPIPE from then on. */
 struct rpc_server *rpc_server_new(const struct rpc_config *config);
 struct loop *rpc_server_loop(struct rpc_server *server, uint32_t thread);
 /* |address| is "http://HOST:PORT", "unix://PATH" or "unix:PATH". Binds at once, listens with

@@ -2,6 +2,7 @@
  * io threads and their end. The first thread accepts for all and hands each socket to the thread
  * that has the fewest connections and running calls: clients hold few, long connections.
  */
+#include <signal.h>
 #include <stdio.h>
 #include <unistd.h>
 
@@ -230,6 +231,8 @@ struct rpc_server *rpc_server_new(const struct rpc_config *config)
     ASSERT(config->io_threads >= 1 && config->io_threads <= LIMIT_IO_THREADS);
     ASSERT(config->clock != NULL);
     ASSERT(config->request_size_max > 0);
+    /* uv writes to sockets whose reader may be gone. */
+    ASSERT(signal(SIGPIPE, SIG_IGN) != SIG_ERR);
     struct rpc_server *server = mem_alloc(sizeof(*server));
     server->config = *config;
     server->methods = rpc_methods_new(config->methods, config->method_count);
@@ -242,6 +245,12 @@ struct rpc_server *rpc_server_new(const struct rpc_config *config)
         io_init(&server->ios[i], server, i);
     }
     return server;
+}
+
+struct rpc_io *rpc_server_io(struct rpc_server *server, uint32_t thread)
+{
+    ASSERT(thread < server->io_count);
+    return &server->ios[thread];
 }
 
 struct loop *rpc_server_loop(struct rpc_server *server, uint32_t thread)
