@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
@@ -110,9 +109,6 @@ func (r *runner) compare(o *op, req proto.Message, want, got answer) bool {
 	if r.sameAnswer(want, got) {
 		return true
 	}
-	if rr, ok := req.(*pb.RangeRequest); ok && r.sameButForTies(rr, want, got) {
-		return true
-	}
 	if o.kind == opStream && got.err == nil && r.etcdContradictsItself(o, req) {
 		stream := got.resp.(*pb.RangeStreamResponse).RangeResponse
 		return r.sameAnswer(r.etcd.unary(o, req), answer{resp: stream})
@@ -171,58 +167,6 @@ func (r *runner) sameAtItsRevision(o *op, req proto.Message, got answer) bool {
 			return true
 		}
 		pause()
-	}
-	return false
-}
-
-// sameButForTies: beyond twelve keys Go's sort, and so etcd, orders equals by no rule that a client
-// could know. The sorted values must be the same, and every key must be what etcd has.
-func (r *runner) sameButForTies(req *pb.RangeRequest, want, got answer) bool {
-	a, okA := want.resp.(*pb.RangeResponse)
-	b, okB := got.resp.(*pb.RangeResponse)
-	if !okA || !okB || req.SortTarget == pb.RangeRequest_KEY || len(a.Kvs) != len(b.Kvs) || a.Count <= 12 {
-		return false
-	}
-	whole := proto.Clone(req).(*pb.RangeRequest)
-	whole.Limit = 0
-	if whole.Revision == 0 {
-		whole.Revision = a.Header.GetRevision()
-	}
-	all, ok := r.etcd.do(&op{}, whole).resp.(*pb.RangeResponse)
-	if !ok {
-		return false
-	}
-	known := map[string]*mvccpb.KeyValue{}
-	for _, kv := range r.etcd.normalize(all).(*pb.RangeResponse).Kvs {
-		known[string(kv.Key)] = kv
-	}
-	a = r.etcd.normalize(a).(*pb.RangeResponse)
-	b = r.drover.normalize(b).(*pb.RangeResponse)
-	for i := range a.Kvs {
-		kv := known[string(b.Kvs[i].Key)]
-		if kv == nil || !proto.Equal(kv, b.Kvs[i]) || !sameSortValue(req.SortTarget, a.Kvs[i], kv) {
-			return false
-		}
-		delete(known, string(b.Kvs[i].Key))
-	}
-	b.Kvs = a.Kvs
-	if !proto.Equal(a, b) {
-		return false
-	}
-	r.hist.add("ties/Range")
-	return true
-}
-
-func sameSortValue(target pb.RangeRequest_SortTarget, a, b *mvccpb.KeyValue) bool {
-	switch target {
-	case pb.RangeRequest_VERSION:
-		return a.Version == b.Version
-	case pb.RangeRequest_CREATE:
-		return a.CreateRevision == b.CreateRevision
-	case pb.RangeRequest_MOD:
-		return a.ModRevision == b.ModRevision
-	case pb.RangeRequest_VALUE:
-		return bytes.Equal(a.Value, b.Value)
 	}
 	return false
 }

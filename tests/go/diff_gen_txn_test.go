@@ -106,10 +106,6 @@ func (g *generator) tame(r *pb.RangeRequest) {
 			r.SortOrder, r.SortTarget = 0, 0
 		}
 	}
-	// Equals of a long sort come in an order that only etcd's own sort gives.
-	if g.wide && r.SortTarget != pb.RangeRequest_KEY {
-		r.SortTarget = pb.RangeRequest_KEY
-	}
 }
 
 func (g *generator) tamePut(r *pb.PutRequest) {
@@ -161,6 +157,8 @@ func (g *generator) compare() *pb.Compare {
 		c.TargetUnion = &pb.Compare_Value{Value: g.value()}
 	case pb.Compare_LEASE:
 		c.TargetUnion = &pb.Compare_Lease{Lease: []int64{0, 0, symLease, 7}[g.n(4)]}
+		// Ids that a server makes up have no order that two sides share.
+		c.Result = []pb.Compare_CompareResult{pb.Compare_EQUAL, pb.Compare_NOT_EQUAL}[g.n(2)]
 	}
 	switch g.n(60) {
 	case 0:

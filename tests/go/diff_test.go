@@ -29,12 +29,12 @@ type pair struct {
 	drover *harness.Cluster
 }
 
-func newPair(setup harness.Setup, hist *histogram) (*pair, error) {
+func newPair(setup harness.Setup, hist *histogram, extra ...string) (*pair, error) {
 	etcd, err := harness.StartEtcd(1)
 	if err != nil {
 		return nil, err
 	}
-	drover, err := harness.StartCluster(setup)
+	drover, err := harness.StartCluster(setup, extra...)
 	if err != nil {
 		etcd[0].Close()
 		return nil, err
