@@ -199,7 +199,7 @@ static void cancel_all(struct watch_hub *hub, const struct cache_info *info)
         at = at->next;
         struct watcher *watcher = stream->watchers;
         for (; watcher != NULL; watcher = watcher->hh.next) {
-            if (watcher->buried || watcher->start_rev > info->revision) {
+            if (watcher->buried || watcher->start_rev >= info->compact_rev) {
                 continue;
             }
             watcher_bury(watcher);
@@ -212,8 +212,10 @@ static void walk(struct watch_hub *hub, const struct cache_snapshot *snapshot)
 {
     const struct cache_info *info = cache_snapshot_info(snapshot);
     ASSERT(hub->next_event <= info->event_end);
-    if (hub->next_event < info->event_end && cache_event(snapshot, hub->next_event) == NULL) {
-        hub->next_event = info->event_end;
+    if (hub->next_event < info->event_gap ||
+        (hub->next_event < info->event_end && cache_event(snapshot, hub->next_event) == NULL)) {
+        /* Events were missed, all of them below compact_rev. */
+        hub->next_event = info->event_begin;
         cancel_all(hub, info);
     }
     uint32_t matched = 0;

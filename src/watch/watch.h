@@ -24,8 +24,9 @@ struct watch_stream; /* The watchers of one Watch RPC. */
 
 /*
  * Events of one watcher in order, whole revisions, all matched and filtered. Borrowed for the call.
- * |run_id| is the same number for every watcher that gets exactly these events with these prevs, and
- * is never used again for others: the owner encodes the run once per thread and sends it to all.
+ * |run_id| is the same number for every watcher that gets exactly these events with these prevs,
+ * and is never used again for others: the owner encodes the run once per thread and sends it to
+ * all.
  */
 struct watch_events {
     const struct cache_version *const *versions;
@@ -90,8 +91,8 @@ enum watch_result watch_stream_create(struct watch_stream *stream,
                                       int64_t *watch_id);
 /* False if unknown: etcd then answers nothing. */
 bool watch_stream_cancel(struct watch_stream *stream, int64_t watch_id);
-/* WatchProgressRequest: answered by sink->progress(-1) at the end of the next turn iff all watchers are
- * synced and the hub's revision >= each start revision, else never (etcd's rule). */
+/* WatchProgressRequest: answered by sink->progress(-1) at the end of the next turn iff all watchers
+ * are synced and the hub's revision >= each start revision, else never (etcd's rule). */
 void watch_stream_request_progress(struct watch_stream *stream);
 /* The stream's window has room again. */
 void watch_stream_writable(struct watch_stream *stream);
