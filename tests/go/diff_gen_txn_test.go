@@ -13,11 +13,14 @@ type txnShape struct {
 	pivot    int
 	next     int
 	careless bool
+	// Puts that keep a value or a lease come without deletes: a key that an earlier operation of
+	// the same Txn has deleted makes such a put end etcd (TestWhatEndsEtcdDoesNotEndIt).
+	keeps bool
 }
 
 // txn makes a Txn nested |depth| deep.
 func (g *generator) txn(depth int) *pb.TxnRequest {
-	shape := &txnShape{pivot: g.n(len(g.keys)), careless: g.oneIn(6)}
+	shape := &txnShape{pivot: g.n(len(g.keys)), careless: g.oneIn(6), keeps: g.oneIn(3)}
 	shape.next = shape.pivot
 	return g.txnLevel(depth, shape)
 }
@@ -71,8 +74,14 @@ func (g *generator) txnOp(shape *txnShape) *pb.RequestOp {
 			}
 			g.tamePut(r)
 		}
+		if !shape.keeps {
+			r.IgnoreValue, r.IgnoreLease = false, false
+		}
 		return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: r}}
 	default:
+		if shape.keeps {
+			return g.txnRange()
+		}
 		r := g.deleteRange()
 		if !shape.careless {
 			if shape.pivot == 0 {

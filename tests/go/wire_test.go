@@ -564,3 +564,31 @@ func TestRandomBytesDoNotEndIt(t *testing.T) {
 	}
 	alive(t, c)
 }
+
+// TestWhatEndsEtcdDoesNotEndIt: a put that keeps the value of a key which the same Txn has deleted
+// before, by an open-ended range that the check for duplicate keys does not see. etcd 3.7.3 panics.
+func TestWhatEndsEtcdDoesNotEndIt(t *testing.T) {
+	needDrover(t)
+	c := start(t, harness.Setup{Engine: harness.Engines()[0], Replicas: 1})
+	kv := pb.NewKVClient(dial(t, c.Endpoints()[0]))
+	ctx := testContext(t)
+	for _, keep := range []*pb.PutRequest{
+		{Key: []byte("b"), IgnoreValue: true},
+		{Key: []byte("b"), Value: []byte("new"), IgnoreLease: true},
+	} {
+		before, err := kv.Put(ctx, &pb.PutRequest{Key: []byte("b"), Value: []byte("old")})
+		check(t, err == nil, "put: %v", err)
+		gone := &pb.DeleteRangeRequest{Key: []byte("a"), RangeEnd: []byte{0}}
+		got, err := kv.Txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{
+			{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: gone}},
+			{Request: &pb.RequestOp_RequestPut{RequestPut: keep}},
+		}})
+		alive(t, c)
+		after, readErr := kv.Range(ctx, &pb.RangeRequest{Key: []byte("b")})
+		check(t, readErr == nil, "range: %v", readErr)
+		t.Logf("drover answers %v %v; then the key is %v", got, err, after.Kvs)
+		if err != nil { // All or nothing.
+			check(t, len(after.Kvs) == 1 && after.Kvs[0].ModRevision == before.Header.Revision, "half done: %v", after)
+		}
+	}
+}
