@@ -68,6 +68,8 @@ struct cache_info {
                                compaction lowers it as trimming goes on, on each replica alone. */
     uint64_t event_end;     /* Number of events ever appended: see cache_events. */
     uint64_t event_begin;   /* First event still readable (revision >= compact_rev). */
+    uint64_t event_gap;     /* Events below it are not the whole history: some never came here. A
+                               reader that has not passed it has missed events. */
 };
 
 struct cache_snapshot; /* Immutable. */
@@ -188,6 +190,9 @@ void cache_edit_set_revision(struct cache_edit *edit, int64_t revision);
 /* Move compact_rev up (never down, never above info.revision); readable events and ring roots below
  * it leave with publish. O(log events). */
 void cache_edit_set_compact_rev(struct cache_edit *edit, int64_t compact_rev);
+/* Events below compact_rev are incomplete (a reload over purged rows): moves event_gap up to
+ * event_begin. */
+void cache_edit_set_gap(struct cache_edit *edit);
 void cache_edit_set_position(struct cache_edit *edit, uint64_t seq, uint64_t epoch,
                              int64_t auth_revision);
 /* An id that is there is set anew and keeps its keys. |id| is not 0. O(log leases). */

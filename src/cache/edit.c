@@ -134,6 +134,13 @@ void cache_edit_set_compact_rev(struct cache_edit *edit, int64_t compact_rev)
     edit->ring_rev = 0; /* Make it again. */
 }
 
+void cache_edit_set_gap(struct cache_edit *edit)
+{
+    ASSERT(edit->is_open);
+    ASSERT(edit->view.info.event_begin >= edit->view.info.event_gap);
+    edit->view.info.event_gap = edit->view.info.event_begin;
+}
+
 void cache_edit_set_position(struct cache_edit *edit, uint64_t seq, uint64_t epoch,
                              int64_t auth_revision)
 {

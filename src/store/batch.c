@@ -511,13 +511,11 @@ void store_batch_pulled(struct store *store, bool ok)
     struct store_batch *batch = &store->batch;
     if (sm_is(&batch->sm, BATCH_CATCHING_UP) && store->seq > batch->expected_seq) {
         sm_move(&batch->sm, BATCH_IDLE);
-    } else if (sm_is(&batch->sm, BATCH_LOOKING) && store->tail.begun > batch->look_after) {
+    } else if (sm_is(&batch->sm, BATCH_LOOKING)) {
         if (batch->beaten) {
             store_batch_lost(store);
-        } else if (ok || store->reload_wanted) {
+        } else if (store->reload_wanted || (ok && store->tail.begun > batch->look_after)) {
             store_batch_judge(store);
-        } else {
-            store_tail_want(store);
         }
     } else if (sm_is(&batch->sm, BATCH_DOUBT) && batch->beaten) {
         timers_disarm(store->timers, &batch->retry);

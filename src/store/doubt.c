@@ -33,6 +33,10 @@ void store_batch_look(struct store *store)
         return;
     }
     sm_move(&batch->sm, BATCH_LOOKING);
+    if (!store_is_live(store)) {
+        store_batch_judge(store); /* The tail cannot be applied: it would not be asked. */
+        return;
+    }
     batch->look_after = store->tail.begun;
     store_tail_want(store);
 }

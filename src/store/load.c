@@ -6,13 +6,19 @@
  * against its hash. A fault names the entry's seq.
  *
  * A second load does not replace the cache, because readers and watchers hold cursors into it: the
- * new state is built beside it, and the difference is applied as one edit. Keys that are gone and
- * whose tombstones were purged get one at the first revision that we had not seen; it lies below the
- * compact revision, so no reader sees it, and a watcher that would have is told `compacted`.
+ * new state is built beside it, and the difference is applied as one edit. Keys that were deleted
+ * meanwhile and whose tombstones were purged (they may have been created again) get one at the last
+ * revision that we had seen. It lies below the compact revision, so no reader sees it, and a watcher
+ * that has not seen what happened is told `compacted`.
  */
 #include "store/internal.h"
 
-enum { LOAD_RETRY_MS = 500, LOAD_WHY_SIZE = 160, LOAD_WHAT_SIZE = 120 };
+enum {
+    LOAD_RETRY_MS = 500,
+    LOAD_WHY_SIZE = 160,
+    LOAD_WHAT_SIZE = 120,
+    LOAD_GRAVE_SUB = 1 << 30, /* Behind every sub that a request can have used. */
+};
 
 /* The sum of a row, to check its entry by. */
 struct row_sum {
@@ -210,11 +216,36 @@ static enum err load_end_check(struct store_load *load)
 
 /* ---- a second load: the difference ---------------------------------------------------------- */
 
-static int version_key_order(const void *a, const void *b)
+/* By key, then as they came. */
+static int version_order(const void *a, const void *b)
 {
     const struct cache_version *left = *(const struct cache_version *const *)a;
     const struct cache_version *right = *(const struct cache_version *const *)b;
-    return slice_compare(cache_version_key(left), cache_version_key(right));
+    int order = slice_compare(cache_version_key(left), cache_version_key(right));
+    if (order == 0) {
+        int64_t revs = cache_version_mod_rev(left) - cache_version_mod_rev(right);
+        int32_t subs = cache_version_sub(left) - cache_version_sub(right);
+        order = revs != 0 ? (revs > 0) - (revs < 0) : (subs > 0) - (subs < 0);
+    }
+    return order;
+}
+
+/* The first of |sorted| with |key|, or NULL. */
+static const struct cache_version *version_first(const struct cache_version *const *sorted,
+                                                 uint32_t count, struct slice key)
+{
+    uint32_t low = 0;
+    uint32_t high = count;
+    while (low < high) {
+        uint32_t middle = low + (high - low) / 2;
+        if (slice_compare(cache_version_key(sorted[middle]), key) < 0) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    ASSERT(low <= count);
+    return low < count && slice_equal(cache_version_key(sorted[low]), key) ? sorted[low] : NULL;
 }
 
 static void merge_leases(struct cache_edit *edit, const struct cache_snapshot *old,
@@ -259,14 +290,14 @@ static void merge_version(struct cache_edit *edit, const struct cache_version *v
     (void)cache_edit_apply(edit, &row);
 }
 
-/* Live keys of |old| that |new| neither has nor deletes in a row that we have. */
+/* Live keys of |old| that were deleted since by a row that is gone. */
 static struct store_vec lost_keys(const struct store_load *load, const struct cache_snapshot *old,
                                   const struct cache_snapshot *new)
 {
     struct store_vec lost = {0};
-    const struct cache_version **by_key =
-        mem_copy(load->versions.items, load->versions.count * sizeof(*by_key));
-    qsort(by_key, load->versions.count, sizeof(*by_key), version_key_order);
+    uint32_t count = load->versions.count;
+    const struct cache_version **sorted = mem_copy(load->versions.items, count * sizeof(*sorted));
+    qsort(sorted, count, sizeof(*sorted), version_order);
     const struct cache_range all = {.key = SLICE_LIT("\0"), .open = true};
     struct cache_walk walk;
     enum err err = cache_walk_begin(&walk, old, &all, 0);
@@ -276,12 +307,15 @@ static struct store_vec lost_keys(const struct store_load *load, const struct ca
         const struct cache_version *now = NULL;
         err = cache_get(new, cache_version_key(v), 0, &now);
         ASSERT(err == ERR_OK);
-        if (now == NULL &&
-            bsearch(&v, by_key, load->versions.count, sizeof(*by_key), version_key_order) == NULL) {
+        const struct cache_version *first = version_first(sorted, count, cache_version_key(v));
+        bool gone = first == NULL ? now == NULL
+                                  : !cache_version_is_tombstone(first) &&
+                                        cache_version_create_rev(first) > load->had_rev;
+        if (gone) {
             *(const struct cache_version **)store_vec_add(&lost, sizeof(v)) = v;
         }
     }
-    mem_free(by_key);
+    mem_free(sorted);
     return lost;
 }
 
@@ -291,27 +325,22 @@ static enum err merge(struct store_load *load)
     const struct cache_snapshot *old = cache_snapshot(store->cache);
     const struct cache_snapshot *new = cache_edit_view(load->edit);
     struct store_vec lost = lost_keys(load, old, new);
-    int64_t grave = load->had_rev + 1;
-    if (lost.count > 0 && grave >= load->load.head.compact_rev) {
+    if (lost.count > 0 && load->had_rev + 1 >= load->load.head.compact_rev) {
         store_vec_fini(&lost);
         return load_broken(load, "keys are gone without a trace", load->load.head.seq);
     }
     struct cache_edit *edit = cache_edit_begin(store->cache);
     merge_leases(edit, old, new);
-    const struct cache_version *const *versions = load->versions.items;
     const struct cache_version *const *gone = lost.items;
-    uint32_t i = 0;
-    int32_t sub = 0;
-    while (i < load->versions.count && cache_version_mod_rev(versions[i]) == grave) {
-        sub = cache_version_sub(versions[i]) + 1;
-        merge_version(edit, versions[i++]);
-    }
-    for (uint32_t j = 0; j < lost.count; j++) {
-        const struct cache_row row = {
-            .revision = grave, .sub = sub++, .is_delete = true, .key = cache_version_key(gone[j])};
+    for (uint32_t i = 0; i < lost.count; i++) {
+        const struct cache_row row = {.revision = load->had_rev,
+                                      .sub = LOAD_GRAVE_SUB + (int32_t)i,
+                                      .is_delete = true,
+                                      .key = cache_version_key(gone[i])};
         (void)cache_edit_apply(edit, &row);
     }
-    for (; i < load->versions.count; i++) {
+    const struct cache_version *const *versions = load->versions.items;
+    for (uint32_t i = 0; i < load->versions.count; i++) {
         merge_version(edit, versions[i]);
     }
     store_vec_fini(&lost);
@@ -343,6 +372,9 @@ static void load_publish(struct store_load *load)
     cache_edit_set_revision(load->edit, empty ? 1 : head->revision);
     if (!empty && head->compact_rev > cache_edit_info(load->edit)->compact_rev) {
         cache_edit_set_compact_rev(load->edit, head->compact_rev);
+    }
+    if (load->had_rev + 1 < head->compact_rev) {
+        cache_edit_set_gap(load->edit);
     }
     cache_edit_set_position(load->edit, head->seq, empty ? head->fence.epoch : load->entry_epoch,
                             load->auth_rev);

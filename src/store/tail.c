@@ -42,7 +42,8 @@ void store_tail_rest(struct store *store, bool found)
     }
     uint32_t next = found ? POLL_FASTEST_MS : 2 * tail->interval_ms;
     tail->interval_ms = next < slowest ? next : slowest;
-    timers_arm(store->timers, &tail->poll, tail->interval_ms * NS_PER_MS, poll_due);
+    uint64_t ms = tail->wanted ? 0 : tail->interval_ms;
+    timers_arm(store->timers, &tail->poll, ms * NS_PER_MS, poll_due);
 }
 
 static void tail_done(struct sql_tail *request)
@@ -65,6 +66,7 @@ static void tail_done(struct sql_tail *request)
         /* More than one answer holds: go on at once. */
         tail->wanted |= result == APPLY_OK && store->seq < request->head.seq;
     }
+    tail->wanted &= ok; /* After a failure not before the interval. */
     store_batch_pulled(store, ok);
     store_tail_rest(store, store->seq > seq);
 }
