@@ -1,6 +1,6 @@
 /*
- * A Range from the bytes of its request to the bytes of its answer, on one thread: decoding, a point
- * read, a page, a whole list, keys alone; beside it protobuf-c's own decoding, and a watch run.
+ * A Range from the bytes of its request to the bytes of its answer, on one thread: decoding, a
+ * point read, a page, a whole list, keys alone; beside it protobuf-c's own decoding, and a watch run.
  */
 #include "bench.h"
 

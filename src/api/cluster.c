@@ -1,4 +1,4 @@
-/* MemberList: the replicas whose heartbeat is fresh. Their headers carry no revision, as in etcd. */
+/* MemberList: the replicas whose heartbeat is fresh. Its header has no revision, as in etcd. */
 #include "api/ask.h"
 #include "api/handlers.h"
 #include "proto/rpc.pb-c.h"

@@ -1,6 +1,6 @@
 /*
  * A TxnResponse, back to front: the last operation first, each message's length in front of it when
- * its first byte is written. One frame per open transaction, so that nesting costs arena, not stack.
+ * its first byte is written. One frame per open transaction: nesting costs arena, not stack.
  *
  * Headers inside of a transaction carry only a revision; that of a nested one is empty.
  */

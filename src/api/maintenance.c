@@ -21,7 +21,7 @@ static Etcdserverpb__ResponseHeader packed_header(const struct api_thread *threa
     return header;
 }
 
-/* No alarm is ever raised here, so there are none to list and none to disarm; `endpoint health` asks.
+/* No alarm is ever raised here: there are none to list and none to disarm; `endpoint health` asks.
  * Raising one by hand is refused rather than forgotten. */
 void api_alarm(struct rpc_call *call, struct slice message)
 {

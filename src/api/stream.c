@@ -89,19 +89,30 @@ static bool chunk_room(struct chunk *chunk, struct arena *arena, uint64_t *room)
     return true;
 }
 
+/* Keys of the next chunk. */
+static uint64_t chunk_max(const struct range_stream *stream)
+{
+    uint64_t left = stream->limit - stream->count;
+    return stream->chunk < left ? stream->chunk : left;
+}
+
+static void chunk_measure(struct chunk *chunk, const struct cache_version *version,
+                          struct api_kv_form form)
+{
+    size_t size = api_kv_size(api_kv_of(version, form));
+    chunk->size += 1 + wire_varint_size(size) + size;
+}
+
 /* Walk up to the chunk's ceiling of keys or bytes, whichever comes first. */
-static enum err chunk_read(struct api_thread *thread, const struct range_stream *stream,
+static enum err chunk_walk(struct api_thread *thread, const struct range_stream *stream,
                            struct chunk *chunk)
 {
     const size_t size_max = thread->api->config.request_size_max;
     struct cache_range rest = stream_rest(stream);
     struct api_kv_form form = stream_form(stream);
-    uint64_t left = stream->limit - stream->count;
-    uint64_t max = stream->chunk < left ? stream->chunk : left;
+    uint64_t max = chunk_max(stream);
     uint64_t room = 0;
     struct cache_walk walk;
-    *chunk = (struct chunk){0};
-    arena_reset(&thread->arena);
     TRY(cache_walk_begin(&walk, api_snapshot(thread), &rest, stream->revision));
     const struct cache_version *version = NULL;
     while ((version = cache_walk_next(&walk)) != NULL) {
@@ -112,11 +123,42 @@ static enum err chunk_read(struct api_thread *thread, const struct range_stream 
         if (!chunk_room(chunk, &thread->arena, &room)) {
             return ERR_REQUEST_TOO_LARGE;
         }
-        size_t size = api_kv_size(api_kv_of(version, form));
         chunk->kvs[chunk->count++] = version;
-        chunk->size += 1 + wire_varint_size(size) + size;
+        chunk_measure(chunk, version, form);
     }
     return ERR_OK;
+}
+
+/*
+ * A sort target without an order: etcd sorts each chunk by itself, and goes on behind the key that
+ * came out last, so that keys may come twice.
+ */
+static enum err chunk_sort(struct api_thread *thread, const struct range_stream *stream,
+                           struct chunk *chunk)
+{
+    struct store_range range = stream->range;
+    struct store_range_answer answer;
+    range.key = stream_rest(stream).key;
+    range.revision = stream->revision;
+    range.limit = (int64_t)chunk_max(stream); /* Chunks double from ten; see the assertion. */
+    ASSERT(range.limit > 0);
+    TRY(store_range_run(api_snapshot(thread), &range, &thread->arena, &answer));
+    chunk->kvs = answer.kvs;
+    chunk->count = answer.kv_count;
+    chunk->more = answer.more;
+    for (uint64_t i = 0; i < chunk->count; i++) {
+        chunk_measure(chunk, chunk->kvs[i], stream_form(stream));
+    }
+    return ERR_OK;
+}
+
+static enum err chunk_read(struct api_thread *thread, const struct range_stream *stream,
+                           struct chunk *chunk)
+{
+    *chunk = (struct chunk){0};
+    arena_reset(&thread->arena);
+    return store_range_is_plain(&stream->range) ? chunk_walk(thread, stream, chunk)
+                                                : chunk_sort(thread, stream, chunk);
 }
 
 /* |prefix|: the outer message's tag and length, and a header when this is the last chunk. */

@@ -7,7 +7,7 @@
 #include "api/stream.h"
 #include "core/mem.h"
 
-/* Streams that asked for a leader end when the database was away so long: etcd's three elections. */
+/* Streams that asked for a leader end when the database was away so long: three elections. */
 enum { LEADER_PATIENCE_MS = 3000 };
 
 /* ---- streams ------------------------------------------------------------------------------- */

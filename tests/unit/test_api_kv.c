@@ -1,8 +1,8 @@
 /*
  * Goal: KV's handlers refuse what etcd refuses, ask the store what must be asked, and answer in
  * bytes that protobuf would have written.
- * Method: calls against a fake rpc and store over a real cache; each answer is decoded, packed again
- * by protobuf-c and must come out the same.
+ * Method: calls against a fake rpc and store over a real cache; each answer is decoded, packed
+ * again by protobuf-c and must come out the same.
  */
 #include "support_api_fake.h"
 

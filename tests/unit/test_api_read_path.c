@@ -1,8 +1,8 @@
 /*
  * Goal: from the bytes of a Range to the bytes of its answer an io thread takes no lock, makes no
  * atomic read-modify-write and no system call: reads grow with the threads.
- * Method: the handler runs in a child process, stepped instruction by instruction from on_message to
- * rpc_reply.
+ * Method: the handler runs in a child process, stepped instruction by instruction from on_message
+ * to rpc_reply.
  */
 #include "support_api_fake.h"
 #include "support_stepper.h"

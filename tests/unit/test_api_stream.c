@@ -242,6 +242,29 @@ static void a_stream_refuses_what_etcd_refuses(void **state)
     call_end(call);
 }
 
+/* A target without an order: etcd sorts chunk by chunk. */
+static void a_target_without_an_order_sorts_each_chunk(void **state)
+{
+    (void)state;
+    world_put("key/b", "1");
+    world_put("key/c", "1");
+    world_put("key/a", "1");
+    Etcdserverpb__RangeRequest request = whole();
+    request.sort_target = ETCDSERVERPB__RANGE_REQUEST__SORT_TARGET__MOD;
+    struct rpc_call *call = stream_call(&request);
+    struct merged stream = merge(call);
+    assert_slice_equal(buf_slice(&stream.keys), SLICE_LIT("key/b\nkey/c\nkey/a\n"));
+    assert_int_equal(stream.count, 3);
+    buf_fini(&stream.keys);
+    call_end(call);
+    fill(25, 1);
+    call = stream_call(&request);
+    stream = merge(call);
+    assert_true(stream.kvs >= 28);
+    buf_fini(&stream.keys);
+    call_end(call);
+}
+
 static void a_linearizable_stream_waits_and_a_drain_ends_it(void **state)
 {
     (void)state;
@@ -270,6 +293,7 @@ int main(void)
         CASE(a_full_window_stops_the_stream_and_its_revision_stays),
         CASE(a_stream_that_dies_lets_go_of_its_revision),
         CASE(a_stream_refuses_what_etcd_refuses),
+        CASE(a_target_without_an_order_sorts_each_chunk),
         CASE(a_linearizable_stream_waits_and_a_drain_ends_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
