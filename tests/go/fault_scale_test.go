@@ -191,9 +191,9 @@ func TestALargeStreamTakesLittleMemory(t *testing.T) {
 	check(t, grown < bound, "resident memory grew by %d MiB", grown/mib)
 }
 
-// TestReadersThatStopStopNobody: streams, large ranges and watches whose client does not read, on the
-// same connection and on others; another client goes on, and memory stays bounded: what such a
-// connection's answers may hold, LIMIT_CONN_OUT_MAX, is counted by reference, so it is not ours.
+// TestReadersThatStopStopNobody: streams and watches whose client does not read, while it goes on with
+// other calls on the same connection. Another client goes on, too, and memory stays bounded: a
+// stream's first chunk has ten keys (5 MiB here), a watch's catch-up 1 MiB, and then both wait.
 func TestReadersThatStopStopNobody(t *testing.T) {
 	c := startSQLite(t)
 	r := c.Replicas[0]
