@@ -192,5 +192,9 @@ const struct cache_version *cache_event_prev(const struct cache_snapshot *snapsh
         return NULL;
     }
     const struct cache_version *older = cache_version_older(event);
+    /* As the key was at mod_rev - 1: one Txn may change it twice. */
+    while (older != NULL && older->mod_rev == event->mod_rev) {
+        older = cache_version_older(older);
+    }
     return older == NULL || cache_version_is_tombstone(older) ? NULL : older;
 }

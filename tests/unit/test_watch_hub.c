@@ -489,6 +489,46 @@ static void a_compacted_watcher_keeps_its_id(void **state)
     world_fini(&world);
 }
 
+static bool check_prevs(void *owner, int64_t watch_id, const struct watch_events *events)
+{
+    bool *seen = owner;
+    (void)watch_id;
+    assert_int_equal(events->count, 3);
+    assert_null(events->prevs[0]);
+    assert_int_equal(cache_version_mod_rev(events->prevs[1]), 2);
+    assert_int_equal(cache_version_mod_rev(events->prevs[2]), 2);
+    *seen = true;
+    return true;
+}
+
+/* A Txn may put a key and delete it by a range: both events follow what was there before it. */
+static void prev_kv_is_what_stood_one_revision_earlier(void **state)
+{
+    (void)state;
+    static const struct watch_sink checking = {check_prevs, on_compacted, on_progress};
+    static struct world world;
+    bool seen = false;
+    world_init(&world, 1);
+    struct watch_stream *stream = watch_stream_open(world.hub, &checking, &seen);
+    struct watch_create create = {.key = SLICE_LIT("k"), .prev_kv = true};
+    int64_t id = 0;
+    assert_int_equal(watch_stream_create(stream, &create, 0, &id), WATCH_OK);
+    struct cache_edit *edit = cache_edit_begin(world.cache);
+    struct cache_row rows[] = {
+        {.revision = 2, .key = SLICE_LIT("k"), .create_rev = 2, .version = 1},
+        {.revision = 3, .key = SLICE_LIT("k"), .create_rev = 2, .version = 2},
+        {.revision = 3, .sub = 1, .key = SLICE_LIT("k"), .is_delete = true},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(rows); i++) {
+        assert_non_null(cache_edit_apply(edit, &rows[i]));
+    }
+    cache_edit_publish(edit);
+    (void)watch_hub_turn(world.hub, 0);
+    assert_true(seen);
+    watch_stream_close(stream);
+    world_fini(&world);
+}
+
 static bool count_events(void *owner, int64_t watch_id, const struct watch_events *events)
 {
     uint32_t *count = owner;
@@ -541,6 +581,7 @@ int main(void)
         cmocka_unit_test(ids_are_given_as_etcd_gives_them),
         cmocka_unit_test(silent_watchers_hear_progress),
         cmocka_unit_test(a_compacted_watcher_keeps_its_id),
+        cmocka_unit_test(prev_kv_is_what_stood_one_revision_earlier),
         cmocka_unit_test(catching_up_never_cuts_a_revision),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
