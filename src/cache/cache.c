@@ -12,6 +12,7 @@ struct cache *cache_new(struct reclaim *reclaim)
     cache->edit.cache = cache;
     cache->trim.done_rev = -1;
     cache->trim.target_rev = -1;
+    cache->trim.wait_rev = -1;
     cache_events_init(&cache->events);
     struct cache_snapshot *snapshot = mem_alloc(sizeof(*snapshot));
     snapshot->info.revision = 1; /* As in etcd: the first write is revision 2. */

@@ -57,9 +57,9 @@ const struct cache_version *cache_version_older(const struct cache_version *vers
 
 /* Scalars of the replicated state. */
 struct cache_info {
-    uint64_t seq;         /* Newest applied entry. */
-    int64_t revision;     /* Newest applied revision; 1 on a fresh store. */
-    int64_t compact_rev;  /* -1 before the first compaction, as in etcd. */
+    uint64_t seq;        /* Newest applied entry. */
+    int64_t revision;    /* Newest applied revision; 1 on a fresh store. */
+    int64_t compact_rev; /* -1 before the first compaction, as in etcd. */
     uint64_t epoch;
     int64_t auth_revision;
     uint64_t live_keys;

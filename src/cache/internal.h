@@ -19,9 +19,9 @@ struct cache_edit {
 struct cache_trim {
     int64_t done_rev;   /* Everything below is trimmed. */
     int64_t target_rev; /* Of the round that runs; done_rev: none runs. */
-    int64_t wait_rev;   /* Compact revision whose grace period is awaited, 0: none. */
+    int64_t wait_rev;   /* Compact revision whose grace period began; done_rev or less: none. */
     uint64_t wait_epoch;
-    uint64_t cut_next; /* Events below need no cut: >= event_first. */
+    uint64_t cut_next;            /* Events below need no cut: >= event_first. */
     struct cache_version **tombs; /* Must leave the tree by the next publish. */
     uint32_t tomb_count;
     uint32_t tomb_room;

@@ -210,7 +210,7 @@ static bool slice_cut_target(struct cache *cache, struct slice_cut *cut, uint32_
 /* Begin to wait for all who may still read below |compact_rev|. */
 static void round_wait(struct cache *cache, int64_t compact_rev)
 {
-    ASSERT(cache->trim.wait_rev == 0);
+    ASSERT(cache->trim.wait_rev <= cache->trim.done_rev);
     ASSERT(compact_rev > cache->trim.done_rev);
     cache->trim.wait_rev = compact_rev;
     /* Something of this epoch in reclaim's queue, so that reclaim_run wakes readers that sleep. */
@@ -227,7 +227,6 @@ static bool round_begin(struct cache *cache, int64_t compact_rev)
         return true;
     }
     if (trim->wait_rev <= trim->done_rev) {
-        trim->wait_rev = 0;
         round_wait(cache, compact_rev);
     }
     if (!reclaim_passed(cache->reclaim, trim->wait_epoch)) {

@@ -152,6 +152,7 @@ static void edit_run(struct world *world)
             check(world, &view, cache_edit_view(edit));
         }
         trim_some(world);
+        pin_step(world, &world->pins[below(world, READERS)]);
         if (below(world, 15) == 0) {
             edit_compact(world, edit, &view);
         }

@@ -252,6 +252,26 @@ static void an_open_edit_does_not_stop_trimming(void **state)
     trim_beside_an_edit(false, true);
 }
 
+/* A tombstone whose key was made again before is an old value, not one to take out of the tree. */
+static void a_tombstone_with_a_newer_version_is_not_buried(void **state)
+{
+    (void)state;
+    struct world *world = world_new();
+    write_one(world, 2, "a", true);
+    write_one(world, 3, "a", false);
+    write_one(world, 4, "b", false);
+    compact(world, 4);
+    struct cache_edit *edit = cache_edit_begin(world->cache);
+    for (uint32_t i = 0; i < 10; i++) {
+        (void)cache_trim(world->cache, 100);
+        announce(world); /* What was cut is freed while the edit is open. */
+    }
+    assert_int_equal(cache_trimmed_rev(world->cache), 4);
+    cache_edit_publish(edit);
+    assert_int_equal(info(world)->live_keys, 2);
+    world_free(world);
+}
+
 /* Against etcd's rules, but a database may hold it: one key twice in one revision. */
 static void a_key_twice_in_the_compact_revision_is_kept(void **state)
 {
@@ -302,6 +322,39 @@ static void a_long_log_is_given_up(void **state)
     world_free(world);
 }
 
+/* A snapshot that was loaded before the log moved on still reads its events, memory and all. */
+static void events_of_an_older_snapshot_stay(void **state)
+{
+    (void)state;
+    struct world *world = world_new();
+    int64_t rev = 1;
+    const struct cache_snapshot *pinned = NULL;
+    for (uint32_t round = 0; round < 80; round++) { /* 80 chunks: the directory grows. */
+        struct cache_edit *edit = cache_edit_begin(world->cache);
+        for (uint32_t i = 0; i < 1024; i++) {
+            row(edit, ++rev, i % 2 == 0 ? "a" : "b", false);
+        }
+        cache_edit_publish(edit);
+        pinned = pinned == NULL ? cache_snapshot(world->cache) : pinned;
+        (void)reclaim_run(&world->reclaim);
+    }
+    assert_int_equal(cache_version_mod_rev(cache_event(pinned, 0)), 2);
+    assert_int_equal(cache_version_mod_rev(cache_event(pinned, 1023)), 1025);
+    compact(world, rev);
+    assert_true(cache_trim(world->cache, 1)); /* Waits for a turn to end ... */
+    announce(world);
+    pinned = cache_snapshot(world->cache); /* ... and this is the next turn. */
+    for (uint32_t i = 0; i < 200; i++) {
+        (void)cache_trim(world->cache, 5000);
+        (void)reclaim_run(&world->reclaim);
+    }
+    assert_null(cache_event(cache_snapshot(world->cache), 5000));
+    for (uint64_t n = 0; n < info(world)->event_end; n += 100) {
+        assert_int_equal(cache_version_mod_rev(cache_event(pinned, n)), n + 2);
+    }
+    world_free(world);
+}
+
 /* The ring: the last publishes are hit exactly, at most LIMIT_SNAPSHOT_RING, none compacted. */
 static void counts_at_recent_revisions_need_no_walk(void **state)
 {
@@ -339,8 +392,10 @@ int main(void)
         cmocka_unit_test(a_hold_stops_trimming_where_it_stands),
         cmocka_unit_test(a_sleeping_reader_is_nudged),
         cmocka_unit_test(an_open_edit_does_not_stop_trimming),
+        cmocka_unit_test(a_tombstone_with_a_newer_version_is_not_buried),
         cmocka_unit_test(a_key_twice_in_the_compact_revision_is_kept),
         cmocka_unit_test(a_long_log_is_given_up),
+        cmocka_unit_test(events_of_an_older_snapshot_stay),
         cmocka_unit_test(counts_at_recent_revisions_need_no_walk),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
