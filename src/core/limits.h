@@ -33,6 +33,7 @@ enum {
     LIMIT_CONN_OUT_MAX = 256 * 1024 * 1024, /* Answers waiting; beyond it streams are refused. */
     LIMIT_CONN_WRITE = 256 * 1024,       /* Bytes of one vectored write ... */
     LIMIT_CONN_TURN_WRITE = 1024 * 1024, /* ... and of one turn, so that urgent data cuts in. */
+    LIMIT_CONN_CALLS = 256 * 1024,          /* Likewise; ~7 KB each. */
     LIMIT_STREAM_RESETS = 100 * 1000,    /* RST_STREAM at once and per second, per connection. */
     LIMIT_STATUS_MESSAGE = 8 * 1024,     /* Bytes of grpc-message before encoding. */
     LIMIT_HANDSHAKE_MS = 120 * 1000,     /* To the first whole request or preface. */

@@ -37,7 +37,7 @@ static int http2_on_begin_headers(nghttp2_session *session, const nghttp2_frame 
     if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST) {
         return 0;
     }
-    if (conn->out_size > LIMIT_CONN_OUT_MAX) {
+    if (conn->out_size > LIMIT_CONN_OUT_MAX || conn->call_count >= LIMIT_CONN_CALLS) {
         http2_check(nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id,
                                               NGHTTP2_REFUSED_STREAM));
         return 0;

@@ -92,7 +92,9 @@ static int listen_bind_address(const struct addrinfo *info)
         return -1;
     }
     int on = 1;
+    int off = 0;
     (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+    (void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof(off)); /* Nothing on IPv4. */
     if (bind(fd, info->ai_addr, info->ai_addrlen) != 0) {
         int cause = errno;
         (void)close(fd);
@@ -147,7 +149,19 @@ static bool listen_split(const char *text, char host[256], char port[8])
     return strspn(port, "0123456789") == port_size && strtoul(port, NULL, 10) <= UINT16_MAX;
 }
 
-/* The first of the name's addresses that can be bound. */
+/* The first of the addresses of |family| (or of any other one) that can be bound. */
+static int listen_bind_family(const struct addrinfo *found, int family, bool is_other)
+{
+    int fd = -1;
+    for (const struct addrinfo *info = found; info != NULL && fd < 0; info = info->ai_next) {
+        if ((info->ai_family != family) == is_other) {
+            fd = listen_bind_address(info);
+        }
+    }
+    return fd;
+}
+
+/* As Go does: no host is both families at once, of a name IPv4 goes first. */
 static int listen_bind_tcp(struct rpc_listen *listen, const char *text, char *why, size_t why_size)
 {
     char host[256];
@@ -164,9 +178,11 @@ static int listen_bind_tcp(struct rpc_listen *listen, const char *text, char *wh
         (void)snprintf(why, why_size, "cannot resolve \"%s\": %s", host, gai_strerror(failed));
         return -1;
     }
-    int fd = -1;
-    for (const struct addrinfo *info = found; info != NULL && fd < 0; info = info->ai_next) {
-        fd = listen_bind_address(info);
+    int first = host[0] == '\0' ? AF_INET6 : AF_INET;
+    errno = 0;
+    int fd = listen_bind_family(found, first, false);
+    if (fd < 0 && errno != EADDRINUSE) {
+        fd = listen_bind_family(found, first, true);
     }
     if (fd < 0) {
         (void)snprintf(why, why_size, "cannot listen on %s: %s", text, strerror(errno));

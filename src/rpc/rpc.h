@@ -114,7 +114,8 @@ void rpc_call_pause(struct rpc_call *call, bool paused);
 
 /* ---- HTTP/1.1 on the same port ------------------------------------------------------------- */
 
-/* One whole request; the answer may come later, from the same thread, exactly once. */
+/* One whole request, borrowed until its answer, which may come later, from the same thread,
+ * exactly once, and may point into the request. */
 struct rpc_http_request {
     struct slice method; /* "GET" */
     struct slice path;   /* Without the query, percent-decoded not. */

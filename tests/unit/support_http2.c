@@ -182,6 +182,7 @@ void client_open_fd(struct client *client, int fd, const struct client_options *
     nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, client_on_close);
     nghttp2_option_set_no_auto_window_update(option, 1);
     nghttp2_option_set_no_auto_ping_ack(option, 1);
+    nghttp2_option_set_max_send_header_block_length(option, 1 << 20);
     nghttp2_option_set_peer_max_concurrent_streams(option, 1000000);
     assert_int_equal(nghttp2_session_client_new2(&client->session, callbacks, client, option), 0);
     nghttp2_session_callbacks_del(callbacks);

@@ -99,91 +99,97 @@ struct refusal {
     const char *message;
 };
 
+#define BYTES(text)                                  \
+    {                                                \
+        (const uint8_t *)("" text), sizeof(text) - 1 \
+    }
+
 /* The words are grpc-go's, percent-encoded. */
+static const struct refusal refusals[] = {
+    {"/t.T/Fail", {NULL}, BYTES("\0\0\0\0\0"), 200, 11, "50%25 of %C3%A9%0A"},
+    {"/t.T/Nope", {NULL}, BYTES(""), 200, 12, "unknown method Nope for service t.T"},
+    {"/x.X/Echo", {NULL}, BYTES(""), 200, 12, "unknown service x.X"},
+    {"/Echo", {NULL}, BYTES(""), 200, 12, "malformed method name: \"/Echo\""},
+    {"/t.T/Echo",
+     {"content-type", "application/json"},
+     BYTES(""),
+     415,
+     3,
+     "invalid gRPC request content-type \"application/json\""},
+    {"/t.T/Echo",
+     {":method", "PUT"},
+     BYTES(""),
+     405,
+     13,
+     "Received a HEADERS frame with :method \"PUT\" which should be POST"},
+    {"/t.T/Echo",
+     {"grpc-timeout", "1x"},
+     BYTES(""),
+     400,
+     13,
+     "malformed grpc-timeout: transport: timeout unit is not recognized: \"1x\""},
+    {"/t.T/Echo", {"grpc-timeout", "0S"}, BYTES(""), 200, 4, "context deadline exceeded"},
+    {"/t.T/Echo",
+     {"grpc-encoding", "gzip"},
+     BYTES(""),
+     200,
+     12,
+     "grpc: Decompressor is not installed for grpc-encoding \"gzip\""},
+    {"/t.T/Echo",
+     {"grpc-encoding", "identity"},
+     BYTES("\1\0\0\0\1x"),
+     200,
+     13,
+     "grpc: compressed flag set with identity or empty encoding"},
+    {"/t.T/Echo",
+     {NULL},
+     BYTES("\7\0\0\0\1x"),
+     200,
+     13,
+     "grpc: received unexpected payload format 7"},
+    {"/t.T/Echo",
+     {NULL},
+     BYTES("\0\0\x20\0\1x"),
+     200,
+     8,
+     "grpc: received message larger than max (2097153 vs. 2097152)"},
+    {"/t.T/Echo",
+     {NULL},
+     BYTES("\0\xff\xff\xff\xff"),
+     200,
+     8,
+     "grpc: received message larger than max (4294967295 vs. 2097152)"},
+    {"/t.T/Echo", {NULL}, BYTES(""), 200, 2, "EOF"},
+    {"/t.T/Echo", {NULL}, BYTES("\0\0\0\0\2x"), 200, 2, "unexpected EOF"},
+    {"/t.T/Echo", {NULL}, BYTES("\0\0"), 200, 2, "unexpected EOF"},
+    {"/t.T/Stream",
+     {NULL},
+     BYTES(""),
+     200,
+     13,
+     "cardinality violation: received no request message from non-client-streaming RPC"},
+    {"/t.T/Stream",
+     {NULL},
+     BYTES("\0\0\0\0\0\0\0\0\0\0"),
+     200,
+     13,
+     "cardinality violation: received multiple request messages for "
+     "non-client-streaming RPC"},
+    {"/t.T/Bidi", {NULL}, BYTES("\0\0\0"), 200, 13, "unexpected EOF"},
+};
+
 static void what_grpc_go_refuses_is_refused_in_its_words(void **state)
 {
     struct world *world = *state;
-    const struct refusal rows[] = {
-        {"/t.T/Fail", {NULL}, SLICE_LIT("\0\0\0\0\0"), 200, 11, "50%25 of %C3%A9%0A"},
-        {"/t.T/Nope", {NULL}, SLICE_EMPTY, 200, 12, "unknown method Nope for service t.T"},
-        {"/x.X/Echo", {NULL}, SLICE_EMPTY, 200, 12, "unknown service x.X"},
-        {"/Echo", {NULL}, SLICE_EMPTY, 200, 12, "malformed method name: \"/Echo\""},
-        {"/t.T/Echo",
-         {"content-type", "application/json"},
-         SLICE_EMPTY,
-         415,
-         3,
-         "invalid gRPC request content-type \"application/json\""},
-        {"/t.T/Echo",
-         {":method", "PUT"},
-         SLICE_EMPTY,
-         405,
-         13,
-         "Received a HEADERS frame with :method \"PUT\" which should be POST"},
-        {"/t.T/Echo",
-         {"grpc-timeout", "1x"},
-         SLICE_EMPTY,
-         400,
-         13,
-         "malformed grpc-timeout: transport: timeout unit is not recognized: \"1x\""},
-        {"/t.T/Echo", {"grpc-timeout", "0S"}, SLICE_EMPTY, 200, 4, "context deadline exceeded"},
-        {"/t.T/Echo",
-         {"grpc-encoding", "gzip"},
-         SLICE_EMPTY,
-         200,
-         12,
-         "grpc: Decompressor is not installed for grpc-encoding \"gzip\""},
-        {"/t.T/Echo",
-         {"grpc-encoding", "identity"},
-         SLICE_LIT("\1\0\0\0\1x"),
-         200,
-         13,
-         "grpc: compressed flag set with identity or empty encoding"},
-        {"/t.T/Echo",
-         {NULL},
-         SLICE_LIT("\7\0\0\0\1x"),
-         200,
-         13,
-         "grpc: received unexpected payload format 7"},
-        {"/t.T/Echo",
-         {NULL},
-         SLICE_LIT("\0\0\x20\0\1x"),
-         200,
-         8,
-         "grpc: received message larger than max (2097153 vs. 2097152)"},
-        {"/t.T/Echo",
-         {NULL},
-         SLICE_LIT("\0\xff\xff\xff\xff"),
-         200,
-         8,
-         "grpc: received message larger than max (4294967295 vs. 2097152)"},
-        {"/t.T/Echo", {NULL}, SLICE_EMPTY, 200, 2, "EOF"},
-        {"/t.T/Echo", {NULL}, SLICE_LIT("\0\0\0\0\2x"), 200, 2, "unexpected EOF"},
-        {"/t.T/Echo", {NULL}, SLICE_LIT("\0\0"), 200, 2, "unexpected EOF"},
-        {"/t.T/Stream",
-         {NULL},
-         SLICE_EMPTY,
-         200,
-         13,
-         "cardinality violation: received no request message from non-client-streaming RPC"},
-        {"/t.T/Stream",
-         {NULL},
-         SLICE_LIT("\0\0\0\0\0\0\0\0\0\0"),
-         200,
-         13,
-         "cardinality violation: received multiple request messages for "
-         "non-client-streaming RPC"},
-        {"/t.T/Bidi", {NULL}, SLICE_LIT("\0\0\0"), 200, 13, "unexpected EOF"},
-    };
-    for (size_t i = 0; i < ARRAY_COUNT(rows); i++) {
+    for (size_t i = 0; i < ARRAY_COUNT(refusals); i++) {
         struct client_call call;
-        client_call(&world->client, &call, rows[i].path, rows[i].headers);
-        client_send_raw(&call, rows[i].raw);
+        client_call(&world->client, &call, refusals[i].path, refusals[i].headers);
+        client_send_raw(&call, refusals[i].raw);
         client_send_end(&call);
         world_until(world, call.is_closed);
-        assert_string_equal(call.grpc_message, rows[i].message);
-        assert_int_equal(call.http_status, rows[i].http_status);
-        assert_int_equal(call.grpc_status, rows[i].grpc_status);
+        assert_string_equal(call.grpc_message, refusals[i].message);
+        assert_int_equal(call.http_status, refusals[i].http_status);
+        assert_int_equal(call.grpc_status, refusals[i].grpc_status);
         client_call_fini(&call);
     }
 }
@@ -212,8 +218,13 @@ static void too_many_headers_reset_the_stream_only(void **state)
     struct client_call call;
     client_call(&world->client, &call, "/t.T/Echo", headers);
     client_send_end(&call);
-    client_until(&world->client, call.is_closed || world->client.is_ended);
+    world_until(world, call.is_closed);
     assert_int_equal(call.grpc_status, -1);
+    assert_int_equal(call.error_code, NGHTTP2_FRAME_SIZE_ERROR);
+    struct client_call echo;
+    client_unary(&world->client, &echo, "/t.T/Echo", SLICE_LIT("x"));
+    assert_int_equal(echo.grpc_status, 0);
+    client_call_fini(&echo);
     mem_free(value);
     client_call_fini(&call);
 }
@@ -438,8 +449,46 @@ static void ten_thousand_cancels_leave_the_connection_alive(void **state)
     mem_free(calls);
 }
 
-/* 60 MB of bulk are under way to a slow reader; an urgent message overtakes nearly all of them. */
-static void an_urgent_message_overtakes_bulk(void **state)
+/* Ten bulk streams wait for the connection's window; it opens by one frame. */
+static void an_urgent_message_leaves_before_bulk(void **state)
+{
+    struct world *world = *state;
+    struct client client;
+    const struct client_options options = {.stream_window = 1 << 30, .no_window_updates = true};
+    client_open_fd(&client, client_socket(world->served.port), &options);
+    struct client_call bulk[10];
+    struct client_call urgent;
+    for (size_t i = 0; i < ARRAY_COUNT(bulk); i++) {
+        client_call(&client, &bulk[i], "/t.T/Stream", NULL);
+        client_send(&bulk[i], SLICE_LIT("100 30000"));
+        client_send_end(&bulk[i]);
+    }
+    client_until(&client, client.received == 65535);
+    for (uint32_t i = 0; i < 50; i++) {
+        client_call(&client, &urgent, "/t.T/Urgent", NULL);
+        client_send(&urgent, SLICE_LIT("now"));
+        /* The pong comes behind the request in the server's order of reading. */
+        struct client_call echo;
+        client_call(&client, &echo, "/t.T/Fail", NULL);
+        client_send(&echo, SLICE_EMPTY);
+        client_until(&client, echo.is_closed);
+        size_t before = client.received;
+        assert_int_equal(urgent.messages, 0);
+        assert_int_equal(nghttp2_submit_window_update(client.session, NGHTTP2_FLAG_NONE, 0, 8), 0);
+        client_until(&client, client.received == before + 8);
+        assert_int_equal(urgent.messages, 1);
+        client_cancel(&urgent);
+        client_call_fini(&urgent);
+        client_call_fini(&echo);
+    }
+    client_close(&client);
+    for (size_t i = 0; i < ARRAY_COUNT(bulk); i++) {
+        client_call_fini(&bulk[i]);
+    }
+}
+
+/* Fast readers, 60 MB: what was chosen for one write may go first, not what waits behind it. */
+static void bulk_streams_share_a_connection_with_an_urgent_one(void **state)
 {
     struct world *world = *state;
     struct client client;
@@ -459,7 +508,6 @@ static void an_urgent_message_overtakes_bulk(void **state)
     client_until(&client, urgent.messages == 1);
     /* Kernel buffers of both sides, and what one turn may gather. */
     assert_true(client.received - before < 16 * 1000 * 1000);
-    assert_true(client.received < 50 * 1000 * 1000);
     client_until(&client, bulk[0].is_closed && bulk[1].is_closed);
     assert_int_equal(bulk[0].messages + bulk[1].messages, 2000);
     client_send_end(&urgent);
@@ -490,7 +538,8 @@ int main(void)
         WORLD_TEST(an_answer_that_comes_too_late_is_dropped),
         WORLD_TEST(a_call_whose_connection_dies_is_gone_once),
         WORLD_TEST(ten_thousand_cancels_leave_the_connection_alive),
-        WORLD_TEST(an_urgent_message_overtakes_bulk),
+        WORLD_TEST(an_urgent_message_leaves_before_bulk),
+        WORLD_TEST(bulk_streams_share_a_connection_with_an_urgent_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
