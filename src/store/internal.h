@@ -299,6 +299,8 @@ void store_leases_answer(struct store *store, struct store_request *request);
 /* Counters of an upkeep, received now. */
 void store_leases_read(struct store *store, const struct sql_lease *leases, uint32_t count);
 void store_leases_expire(struct store *store);
+/* Nobody waits for the ends of leases that are under way any more. */
+void store_leases_stop(struct store *store);
 /* Effects of a published entry. */
 void store_leases_effect(struct store *store, const struct sql_effect *effect, uint64_t seq);
 /* The table again from the snapshot, all timers from now. */

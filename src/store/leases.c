@@ -254,3 +254,13 @@ void store_leases_expire(struct store *store)
         }
     }
 }
+
+void store_leases_stop(struct store *store)
+{
+    for (uint32_t i = 0; i < EXPIRIES_MAX; i++) {
+        struct store_expiry *expiry = &store->leases.expiries[i];
+        if (expiry->busy && expiry->request.state != REQUEST_ANSWERED) {
+            store_answer(&expiry->request, ERR_STOPPED);
+        }
+    }
+}

@@ -319,6 +319,39 @@ static struct store_vec lost_keys(const struct store_load *load, const struct ca
     return lost;
 }
 
+/* A tombstone of |key| at the last revision that we had seen, the |nth| of them. */
+static void merge_grave(struct store_load *load, struct cache_edit *edit, struct slice key,
+                        uint32_t nth)
+{
+    const struct cache_row row = {.revision = load->had_rev,
+                                  .sub = LOAD_GRAVE_SUB + (int32_t)nth,
+                                  .is_delete = true,
+                                  .key = key};
+    (void)cache_edit_apply(edit, &row);
+}
+
+/*
+ * Rows behind ours may be gone. Say so in the event log: one event below compact_rev, so that a
+ * cursor that stands at its end today is behind the gap. It is the tombstone of a key that nobody has.
+ */
+static void merge_gap(struct store_load *load, struct cache_edit *edit, uint32_t nth)
+{
+    struct slice key = SLICE_EMPTY;
+    struct store_vec bytes = {0};
+    const struct cache_version *old = NULL;
+    const struct cache_version *new = NULL;
+    do {
+        (void)store_vec_add(&bytes, 1);
+        key = slice_of(bytes.items, bytes.count);
+        enum err err = cache_get(cache_snapshot(load->store->cache), key, 0, &old);
+        ASSERT(err == ERR_OK);
+        err = cache_get(cache_edit_view(load->edit), key, 0, &new);
+        ASSERT(err == ERR_OK);
+    } while (old != NULL || new != NULL);
+    merge_grave(load, edit, key, nth);
+    store_vec_fini(&bytes);
+}
+
 static enum err merge(struct store_load *load)
 {
     struct store *store = load->store;
@@ -333,11 +366,10 @@ static enum err merge(struct store_load *load)
     merge_leases(edit, old, new);
     const struct cache_version *const *gone = lost.items;
     for (uint32_t i = 0; i < lost.count; i++) {
-        const struct cache_row row = {.revision = load->had_rev,
-                                      .sub = LOAD_GRAVE_SUB + (int32_t)i,
-                                      .is_delete = true,
-                                      .key = cache_version_key(gone[i])};
-        (void)cache_edit_apply(edit, &row);
+        merge_grave(load, edit, cache_version_key(gone[i]), i);
+    }
+    if (load->had_rev + 1 < load->load.head.compact_rev) {
+        merge_gap(load, edit, lost.count);
     }
     const struct cache_version *const *versions = load->versions.items;
     for (uint32_t i = 0; i < load->versions.count; i++) {
@@ -373,7 +405,7 @@ static void load_publish(struct store_load *load)
     if (!empty && head->compact_rev > cache_edit_info(load->edit)->compact_rev) {
         cache_edit_set_compact_rev(load->edit, head->compact_rev);
     }
-    if (load->had_rev + 1 < head->compact_rev) {
+    if (load->beside != NULL && load->had_rev + 1 < head->compact_rev) {
         cache_edit_set_gap(load->edit);
     }
     cache_edit_set_position(load->edit, head->seq, empty ? head->fence.epoch : load->entry_epoch,

@@ -282,6 +282,7 @@ void store_stop(struct store *store, void (*stopped)(void *arg), void *arg)
     }
     sm_move(&store->life, LIFE_STOPPING);
     store->facts_stale = true;
+    store_leases_stop(store);
     store_answer_all(&store->reads.waiting, ERR_STOPPED);
     store_answer_all(&store->leases.waiting, ERR_STOPPED);
     store_answer_all(&store->upkeep.physical, ERR_STOPPED);

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 
 #include "core/log.h"
+#include "store/internal.h" /* To show what a failed world looked like. */
 
 enum {
     CHAOS_MIN_MS = 3000,
@@ -26,6 +27,27 @@ void sim_fail(struct world *world, const char *what)
     (void)fflush(stdout);
     (void)fprintf(stderr, "sim: seed %llu at %.6f s: %s\n", (unsigned long long)world->seed,
                   (double)world->sched.now_ns / 1e9, what);
+    for (uint32_t i = 0; i < world->replica_count; i++) {
+        const struct replica *replica = &world->replicas[i];
+        const struct store *store = replica->store;
+        if (store == NULL) {
+            (void)fprintf(stderr, "  replica %u: down\n", i);
+            continue;
+        }
+        const struct cache_info *info = cache_snapshot_info(store_snapshot(store));
+        (void)fprintf(stderr,
+                      "  replica %u: %s, batch %s, health %s, seq %llu, revision %lld, compacted "
+                      "%lld, %u queued, %u members%s%s%s%s\n",
+                      i, sm_name(&store->life), sm_name(&store->batch.sm),
+                      sm_name(&store->health.sm), (unsigned long long)store->seq,
+                      (long long)info->revision, (long long)info->compact_rev, store->queue.count,
+                      store->batch.members.count, replica->held ? ", held" : "",
+                      replica->is_dying ? ", dying" : "", store->load != NULL ? ", loading" : "",
+                      store->reload_wanted ? ", reload wanted" : "");
+    }
+    (void)fprintf(stderr, "  log: seq %llu, revision %lld, compacted %lld, deleted below %lld\n",
+                  (unsigned long long)world->model.seq, (long long)world->model.revision,
+                  (long long)world->model.compact_rev, (long long)world->db.deleted_below);
     exit(1);
 }
 
