@@ -52,6 +52,7 @@ static uint8_t *back_reserve(struct back *back, size_t more)
         mem_free(back->bytes);
         *back = (struct back){bytes, size, size - written};
     }
+    ASSERT(more > 0 && back->bytes != NULL);
     back->at -= more;
     return back->bytes + back->at;
 }

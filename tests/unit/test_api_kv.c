@@ -22,13 +22,13 @@ static const Etcdserverpb__RangeResponse *range_answer(Etcdserverpb__RangeReques
     request->serializable = 1;
     struct rpc_call *call = range_call(request);
     assert_true(call->replied);
-    const Etcdserverpb__RangeResponse *response =
-        message_of(call, 0, &etcdserverpb__range_response__descriptor, arena);
+    (void)message_of(call, 0, &etcdserverpb__range_response__descriptor, arena);
     /* What the response borrows from the call is copied. */
     struct slice copy;
     enum api_decode_result result;
     assert_true(arena_copy(arena, call->messages[0], &copy));
-    response = api_decode(copy, &etcdserverpb__range_response__descriptor, arena, &result);
+    const Etcdserverpb__RangeResponse *response =
+        api_decode(copy, &etcdserverpb__range_response__descriptor, arena, &result);
     call_end(call);
     return response;
 }
