@@ -748,8 +748,13 @@ static void conn_on_io(uv_poll_t *handle, int status, int events)
         conn_poll_connect(conn);
         return;
     }
-    if (status != 0) {
-        pg_conn_drop(conn, uv_strerror(status));
+    if (status != 0) { /* The peer has reset it; uv watches no more. What has come still counts. */
+        PGconn *pg = conn->pg;
+        conn->poll_events = 0;
+        conn_read(conn);
+        if (conn->pg == pg) {
+            pg_conn_drop(conn, "connection reset");
+        }
         return;
     }
     if ((events & UV_WRITABLE) != 0 && !conn_flush(conn)) {

@@ -5,6 +5,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include <libpq-fe.h>
+
 #include "sql/request.h"
 #include "sql/schema.h"
 
@@ -98,44 +100,82 @@ enum err sql_url_parse(const char *text, struct sql_url *url, char *why, size_t 
     return ERR_CONFIG;
 }
 
-/* Copies |size| bytes of |text|, as far as they fit; returns the bytes used then. */
-static size_t redact_add(char *out, size_t used, size_t out_size, const char *text, size_t size)
+/* A text that is built as far as it fits. */
+struct redact {
+    char *out;
+    size_t used;
+    size_t size;
+};
+
+static void redact_add(struct redact *to, const char *text, size_t size)
 {
-    size_t room = out_size - 1 - used;
+    size_t room = to->size - 1 - to->used;
     size_t part = size < room ? size : room;
-    memcpy(out + used, text, part);
-    out[used + part] = '\0';
-    return used + part;
+    memcpy(to->out + to->used, text, part);
+    to->used += part;
+    to->out[to->used] = '\0';
 }
 
-/* True for the parameters of a query that hold a secret. */
-static bool redact_is_secret(const char *text, size_t size)
+static void redact_add_text(struct redact *to, const char *text)
 {
-    char name[32];
-    if (!url_decode(text, size, name, sizeof(name))) {
-        return true; /* Whatever it is, it is shown to nobody. */
-    }
-    return strcasecmp(name, "password") == 0 || strcasecmp(name, "sslpassword") == 0;
+    redact_add(to, text, strlen(text));
 }
 
-/* The query, with the values of secrets replaced. */
-static void redact_query(const char *query, char *out, size_t used, size_t out_size)
+static const char *redact_find(const PQconninfoOption *options, const char *keyword)
 {
-    while (*query != '\0') {
-        size_t size = strcspn(query, "&");
-        const char *equals = memchr(query, '=', size);
-        size_t name_size = equals == NULL ? size : (size_t)(equals - query);
-        size_t name_start = query[0] == '?' ? 1 : 0;
-        bool is_secret =
-            equals != NULL && redact_is_secret(query + name_start, name_size - name_start);
-        used = redact_add(out, used, out_size, query, is_secret ? name_size + 1 : size);
-        if (is_secret) {
-            used = redact_add(out, used, out_size, "***", 3);
+    for (; options->keyword != NULL; options++) {
+        if (strcmp(options->keyword, keyword) == 0 && options->val != NULL) {
+            return options->val;
         }
-        query += size;
-        if (*query == '&') {
-            used = redact_add(out, used, out_size, "&", 1);
-            query++;
+    }
+    return "";
+}
+
+/* "a:1,b:2" of the lists "a,b" and "1,2". */
+static void redact_hosts(struct redact *to, const char *hosts, const char *ports)
+{
+    for (;;) {
+        size_t host = strcspn(hosts, ",");
+        size_t port = strcspn(ports, ",");
+        redact_add(to, hosts, host);
+        if (port > 0) {
+            redact_add_text(to, ":");
+            redact_add(to, ports, port);
+        }
+        hosts += host;
+        ports += port;
+        ports += *ports == ',' ? 1 : 0;
+        if (*hosts == '\0') {
+            return;
+        }
+        redact_add_text(to, ",");
+        hosts++;
+    }
+}
+
+/* Built from what libpq finds in the URL, not cut out of it: whatever an unescaped character does
+ * to the meaning of the rest, a password does not get here. */
+static void redact_postgres(struct redact *to, const PQconninfoOption *options)
+{
+    const char *user = redact_find(options, "user");
+    bool has_password = redact_find(options, "password")[0] != '\0';
+    redact_add_text(to, user);
+    redact_add_text(to, has_password ? ":***" : "");
+    redact_add_text(to, has_password || user[0] != '\0' ? "@" : "");
+    redact_hosts(to, redact_find(options, "host"), redact_find(options, "port"));
+    redact_add_text(to, "/");
+    redact_add_text(to, redact_find(options, "dbname"));
+    static const char *const shown[] = {"hostaddr", "sslmode", "sslrootcert", "sslcert",
+                                        "passfile", "service", "options",     "application_name"};
+    const char *separator = "?";
+    for (uint32_t i = 0; i < ARRAY_COUNT(shown); i++) {
+        const char *value = redact_find(options, shown[i]);
+        if (value[0] != '\0') {
+            redact_add_text(to, separator);
+            redact_add_text(to, shown[i]);
+            redact_add_text(to, "=");
+            redact_add_text(to, value);
+            separator = "&";
         }
     }
 }
@@ -143,28 +183,21 @@ static void redact_query(const char *query, char *out, size_t used, size_t out_s
 void sql_url_redacted(const char *url, char *out, size_t out_size)
 {
     ASSERT(out_size > 0);
+    struct redact to = {.out = out, .size = out_size};
     out[0] = '\0';
-    const char *rest = strstr(url, "://");
-    if (rest == NULL) {
-        (void)redact_add(out, 0, out_size, "***", 3); /* Not a URL: nobody knows what is in it. */
+    if (url_after(url, "sqlite") != NULL) {
+        redact_add_text(&to, url);
         return;
     }
-    rest += 3;
-    size_t used = redact_add(out, 0, out_size, url, (size_t)(rest - url));
-    /* A password may hold an '@', '/' or '?' that should have been escaped (libpq takes some of
-     * them): all up to the last '@' is user and password. */
-    const char *at = strrchr(rest, '@');
-    if (at != NULL) {
-        size_t user = strcspn(rest, ":@");
-        used = redact_add(out, used, out_size, rest, user);
-        if (rest[user] == ':') {
-            used = redact_add(out, used, out_size, ":***", 4);
-        }
-        rest = at;
+    bool is_postgres = url_after(url, "postgres") != NULL || url_after(url, "postgresql") != NULL;
+    PQconninfoOption *options = is_postgres ? PQconninfoParse(url, NULL) : NULL;
+    redact_add_text(&to, is_postgres ? "postgres://" : "");
+    if (options == NULL) {
+        redact_add_text(&to, "***"); /* Nobody knows what is in it. */
+        return;
     }
-    size_t authority = strcspn(rest, "?");
-    used = redact_add(out, used, out_size, rest, authority);
-    redact_query(rest + authority, out, used, out_size);
+    redact_postgres(&to, options);
+    PQconninfoFree(options);
 }
 
 enum err sql_log_new(const struct sql_config *config, struct sql_log **log, char *why,

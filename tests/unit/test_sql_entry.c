@@ -226,13 +226,13 @@ static void a_shown_url_holds_no_password(void **state)
     (void)state;
     static const char *const urls[][2] = {
         {"postgres://user:secret@host:5432/db", "postgres://user:***@host:5432/db"},
-        {"postgresql://user@host/db?sslmode=require", "postgresql://user@host/db?sslmode=require"},
-        {"postgres://user:se/cr?e@t@host/db", "postgres://user:***@host/db"},
-        {"postgres://user:secret@a:1,b:2/db?password=secret&x=1",
-         "postgres://user:***@a:1,b:2/db?password=***&x=1"},
-        {"postgres://host/db?user=u&PassWord=secret", "postgres://host/db?user=u&PassWord=***"},
-        {"postgres://host/db?p%61ssword=secret", "postgres://host/db?p%61ssword=***"},
+        {"postgresql://user@host/db?sslmode=require", "postgres://user@host/db?sslmode=require"},
+        {"postgres://user:secret@a:1,b:2/db?password=secret", "postgres://user:***@a:1,b:2/db"},
+        {"postgres://host/db?user=u&password=secret", "postgres://u:***@host/db"},
+        {"postgres://host/db?p%61ssword=@/secret", "postgres://:***@host/db"},
+        {"postgres://user:se%zzcret@host/db", "postgres://***"},
         {"sqlite:///var/lib/drover.db", "sqlite:///var/lib/drover.db"},
+        {"mysql://user:secret@host/db", "***"},
         {"password=secret host=x", "***"},
         {"", "***"},
     };
