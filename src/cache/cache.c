@@ -79,7 +79,7 @@ void cache_memory(const struct cache *cache, struct cache_memory *memory)
     ASSERT(memory->node_bytes <= INT64_MAX);
 }
 
-/* ---- soundness -------------------------------------------------------------------------------- */
+/* ---- soundness ------------------------------------------------------------------------------- */
 
 /* What a walk over all keys adds up. */
 struct sums {

@@ -197,7 +197,8 @@ void cache_edit_set_position(struct cache_edit *edit, uint64_t seq, uint64_t epo
                              int64_t auth_revision);
 /* An id that is there is set anew and keeps its keys. |id| is not 0. O(log leases). */
 void cache_edit_grant(struct cache_edit *edit, int64_t id, int64_t ttl_s, uint64_t grant_seq);
-/* The lease only; its keys are deleted by rows. Keys still attached are detached. Unknown: no-op. */
+/* The lease only; its keys are deleted by rows. Keys still attached are detached. No-op if
+ * unknown. */
 void cache_edit_revoke(struct cache_edit *edit, int64_t id);
 
 /* Make it the newest snapshot. Frees |edit|. O(1) + nodes changed. */

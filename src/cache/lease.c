@@ -6,8 +6,8 @@
  *               the tree; a lease needs no list and no counter of its own
  *
  * A key is attached under the id that its newest live version names, granted or not: a load may see
- * rows before their lease. Items are ours, unlike the versions in the tree of keys: an item that the
- * edit made is freed at once when it goes, an older one becomes garbage.
+ * rows before their lease. Items are ours, unlike the versions in the tree of keys: an item that
+ * the edit made is freed at once when it goes, an older one becomes garbage.
  */
 #include "cache/internal.h"
 
@@ -93,7 +93,7 @@ void cache_lease_free_item(struct cache_tree_item *item, uint64_t edit)
     }
 }
 
-/* ---- the writer ------------------------------------------------------------------------------- */
+/* ---- the writer ------------------------------------------------------------------------------ */
 
 void cache_edit_grant(struct cache_edit *edit, int64_t id, int64_t ttl_s, uint64_t grant_seq)
 {
@@ -236,7 +236,7 @@ void cache_edit_revoke(struct cache_edit *edit, int64_t id)
     }
 }
 
-/* ---- readers ---------------------------------------------------------------------------------- */
+/* ---- readers --------------------------------------------------------------------------------- */
 
 static void lease_fill(const struct cache_snapshot *snapshot, struct cache_tree_item *item,
                        struct cache_lease *lease)

@@ -162,7 +162,7 @@ enum err cache_count(const struct cache_snapshot *snapshot, const struct cache_r
     return ERR_OK;
 }
 
-/* ---- events ----------------------------------------------------------------------------------- */
+/* ---- events ---------------------------------------------------------------------------------- */
 
 const struct cache_version *cache_event(const struct cache_snapshot *snapshot, uint64_t number)
 {

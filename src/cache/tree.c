@@ -94,7 +94,7 @@ uint64_t cache_tree_count(const struct cache_tree_node *root, const struct cache
     return up_to - below;
 }
 
-/* ---- walking ---------------------------------------------------------------------------------- */
+/* ---- walking --------------------------------------------------------------------------------- */
 
 /* The cursor came to a leaf: find out how much of it lies in the range. */
 static void cursor_enter_leaf(struct cache_tree_cursor *cursor)
@@ -220,7 +220,7 @@ struct cache_tree_item *cache_tree_next_live(struct cache_tree_cursor *cursor)
     return NULL;
 }
 
-/* ---- soundness -------------------------------------------------------------------------------- */
+/* ---- soundness ------------------------------------------------------------------------------- */
 
 struct sound_walk {
     struct {
@@ -258,7 +258,8 @@ static bool sound_child(struct sound_walk *walk, const struct cache_tree_inner *
     const struct cache_tree_node *child = inner->children[at];
     if (at > 0) {
         const struct cache_tree_sep *sep = inner->seps[at];
-        if (slice_compare(cache_tree_key(walk->last), slice_of(sep->bytes, sep->size)) >= 0 ||
+        if (walk->last == NULL ||
+            slice_compare(cache_tree_key(walk->last), slice_of(sep->bytes, sep->size)) >= 0 ||
             sep->edit > inner->head.edit) {
             return false;
         }

@@ -19,7 +19,7 @@
  * half the fanout of them before it splits again, whatever is removed between. So height h takes at
  * least 32^h inserts; 12 levels are beyond any count.
  *
- * Memory: about 12 bytes per item when keys come in random order (leaves are 70 % full), 9 when they
+ * Memory: 14 bytes per item when keys come in random order (leaves are 70 % full), 10 when they
  * come in order (a split behind the last item leaves the left leaf full).
  *
  * Invariants, checked by cache_tree_is_sound:
@@ -85,7 +85,7 @@ static inline const struct cache_tree_inner *cache_tree_inner(const struct cache
     return CONTAINER_OF_CONST(node, struct cache_tree_inner, head);
 }
 
-/* ---- reading: any thread that may see |root|; NULL is the empty tree -------------------------- */
+/* ---- reading: any thread that may see |root|; NULL is the empty tree ------------------------- */
 
 /* Items with |key| <= their key; then |end|, unless |open|, is above them. Slices are borrowed. */
 struct cache_tree_range {
@@ -122,7 +122,7 @@ struct cache_tree_item *cache_tree_next(struct cache_tree_cursor *cursor);
 /* The next live item. Subtrees without live items are not entered. */
 struct cache_tree_item *cache_tree_next_live(struct cache_tree_cursor *cursor);
 
-/* ---- writing: the store thread ---------------------------------------------------------------- */
+/* ---- writing: the store thread --------------------------------------------------------------- */
 
 /* What an edit does to trees; several trees may share one. */
 struct cache_tree_change {

@@ -145,7 +145,7 @@ static uint64_t bits_below(uint32_t at)
     return at == FANOUT ? UINT64_MAX : (UINT64_C(1) << at) - 1;
 }
 
-/* ---- inserting -------------------------------------------------------------------------------- */
+/* ---- inserting ------------------------------------------------------------------------------- */
 
 static void leaf_insert(struct cache_tree_leaf *leaf, uint32_t at, struct cache_tree_item *item,
                         bool is_live)
@@ -351,7 +351,7 @@ struct cache_tree_item *cache_tree_put(struct cache_tree_node **root,
     return old;
 }
 
-/* ---- removing --------------------------------------------------------------------------------- */
+/* ---- removing -------------------------------------------------------------------------------- */
 
 static void leaf_remove(struct cache_tree_leaf *leaf, uint32_t at)
 {
@@ -496,7 +496,7 @@ struct cache_tree_item *cache_tree_remove(struct cache_tree_node **root,
     return item;
 }
 
-/* ---- freeing ---------------------------------------------------------------------------------- */
+/* ---- freeing --------------------------------------------------------------------------------- */
 
 struct free_walk {
     struct {

@@ -9,8 +9,8 @@
  *
  * Nobody needs u. A reader with a newer snapshot reads at revisions >= C >= T, and a walk through
  * history stops at the first version with mod_rev <= its revision: at v or above it. A reader that
- * had an older snapshot has ended that turn (the grace period), or it set a hold in it, and T is not
- * above the hold: it reads at revisions >= T too. Who sets a hold later has a snapshot with
+ * had an older snapshot has ended that turn (the grace period), or it set a hold in it, and T is
+ * not above the hold: it reads at revisions >= T too. Who sets a hold later has a snapshot with
  * compact_rev >= C. prev_kv of v is not given once mod_rev - 1 < C. No ring root shows u: the
  * publish of C left only roots at revisions >= C, which show v or newer. Events: u lies below v, so
  * below the first event that is kept, which is published before u is retired.
@@ -25,12 +25,12 @@
  * it. The events of an open edit are not popped.
  *
  * Tombstones. One with mod_rev < T that is the newest of its key leaves the tree as well, else dead
- * keys would add up. Ring roots and older snapshots still point to it for the order of keys, so it is
- * garbage of the publish that takes it out. That changes the tree of keys: it is done by trim's own
- * edit, or by the open one at its publish (which must not be lost by a drop). Until then no further
- * slice begins, so that a tombstone in the queue cannot be freed as somebody's old value. A tombstone
- * at exactly T stays, as a watcher that starts there must see it; so does one that has a newer
- * version above T: it goes as old value of that.
+ * keys would add up. Ring roots and older snapshots still point to it for the order of keys, so it
+ * is garbage of the publish that takes it out. That changes the tree of keys: it is done by trim's
+ * own edit, or by the open one at its publish (which must not be lost by a drop). Until then no
+ * further slice begins, so that a tombstone in the queue cannot be freed as somebody's old value. A
+ * tombstone at exactly T stays, as a watcher that starts there must see it; so does one that has a
+ * newer version above T: it goes as old value of that.
  *
  * Why `older` is atomic then: a public function reads it, and a reader that follows it below its
  * compact revision, against the contract, must get NULL or valid memory.
@@ -52,7 +52,7 @@ static void version_forget(struct cache *cache, const struct cache_version *vers
     cache->memory.version_bytes -= size - value_size;
 }
 
-/* ---- tombstones ------------------------------------------------------------------------------- */
+/* ---- tombstones ------------------------------------------------------------------------------ */
 
 static void tomb_add(struct cache_trim *trim, struct cache_version *tomb)
 {
@@ -107,7 +107,7 @@ static bool tombs_settle(struct cache *cache)
     return true;
 }
 
-/* ---- versions --------------------------------------------------------------------------------- */
+/* ---- versions -------------------------------------------------------------------------------- */
 
 /* What one slice gives up. */
 struct slice_cut {
@@ -205,7 +205,7 @@ static bool slice_cut_target(struct cache *cache, struct slice_cut *cut, uint32_
     return false;
 }
 
-/* ---- rounds ----------------------------------------------------------------------------------- */
+/* ---- rounds ---------------------------------------------------------------------------------- */
 
 /* Begin to wait for all who may still read below |compact_rev|. */
 static void round_wait(struct cache *cache, int64_t compact_rev)

@@ -85,7 +85,7 @@ struct cache_version *cache_version_new(const struct cache_row *row, struct cach
     return version;
 }
 
-/* ---- reading ---------------------------------------------------------------------------------- */
+/* ---- reading --------------------------------------------------------------------------------- */
 
 /* Behind the key field. */
 static struct wire_reader reader_behind_key(const struct cache_version *version)

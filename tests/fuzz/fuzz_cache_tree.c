@@ -28,7 +28,7 @@ struct world {
     struct cache_tree_change change;
 };
 
-/* Number |index| as a key: 12 bits in 1 to 4 bytes, some keys being prefixes of others; ascending. */
+/* Number |index| as a key: ascending, in 3 or 4 bytes, some keys being prefixes of others. */
 static void thing_init(struct thing *thing, uint32_t index)
 {
     static const uint8_t heads[8] = {0x00, 0x01, 0x2f, 0x61, 0x7f, 0x80, 0xfe, 0xff};

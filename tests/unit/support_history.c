@@ -61,20 +61,12 @@ static void history_apply(struct history *history, struct cache_edit *edit, stru
     assert_slice_equal(cache_version_key(version), applied.key);
 }
 
-void history_put(struct history *history, struct cache_edit *edit, int64_t revision, int32_t sub,
-                 uint32_t key, struct slice value, int64_t lease)
+void history_put(struct history *history, struct cache_edit *edit, struct history_row row)
 {
-    int64_t old = history_find(history, history->count, key, INT64_MAX);
+    int64_t old = history_find(history, history->count, row.key, INT64_MAX);
     bool is_new = old < 0 || history->rows[old].is_delete;
-    struct history_row row = {
-        .revision = revision,
-        .sub = sub,
-        .key = key,
-        .value = value,
-        .create_rev = is_new ? revision : history->rows[old].create_rev,
-        .version = is_new ? 1 : history->rows[old].version + 1,
-        .lease = lease,
-    };
+    row.create_rev = is_new ? row.revision : history->rows[old].create_rev;
+    row.version = is_new ? 1 : history->rows[old].version + 1;
     history_apply(history, edit, row);
 }
 
@@ -90,7 +82,7 @@ bool history_delete(struct history *history, struct cache_edit *edit, int64_t re
     return true;
 }
 
-/* ---- comparing -------------------------------------------------------------------------------- */
+/* ---- comparing ------------------------------------------------------------------------------- */
 
 static void check_version(const struct history *history, const struct history_row *row,
                           const struct cache_version *version)

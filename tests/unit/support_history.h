@@ -41,12 +41,11 @@ void history_fini(struct history *history);
 void history_cut(struct history *history, uint32_t count);
 /* Index of the newest row of |key| with revision <= |at_rev| among |count| rows, or -1. */
 int64_t history_find(const struct history *history, uint32_t count, uint32_t key, int64_t at_rev);
-/* Make a row as a store would, append it, and apply it to |edit|. */
-void history_put(struct history *history, struct cache_edit *edit, int64_t revision, int32_t sub,
-                 uint32_t key, struct slice value, int64_t lease);
+/* Give |row| its create_rev and version as a store would, append it, and apply it to |edit|. */
+void history_put(struct history *history, struct cache_edit *edit, struct history_row row);
 /* Nothing happens when |key| is not live; returns whether it was. */
-bool history_delete(struct history *history, struct cache_edit *edit, int64_t revision,
-                    int32_t sub, uint32_t key);
+bool history_delete(struct history *history, struct cache_edit *edit, int64_t revision, int32_t sub,
+                    uint32_t key);
 
 /* Compare all that |snapshot| says with |view|: walks, gets, counts and errors at some revisions,
  * events and what they replaced. */

@@ -1,6 +1,6 @@
 /*
- * Counts, instruction by instruction, what a piece of code executes that other cores can feel: locked
- * instructions, exchanges with memory (locked by themselves) and system calls.
+ * Counts, instruction by instruction, what a piece of code executes that other cores can feel:
+ * locked instructions, exchanges with memory (locked by themselves) and system calls.
  *
  * A child process runs the code under ptrace, single-stepped between two markers; the parent reads
  * each instruction before it runs. x86-64 Linux only. Not under sanitizers, which add atomics of
@@ -23,7 +23,7 @@ struct stepper_count {
     uint32_t seen_count;
 };
 
-/* False where it cannot count: other processors, sanitizers, ptrace forbidden. |why|: static text. */
+/* False where it cannot count: other processors, sanitizers. |why| gets a static text. */
 bool stepper_is_usable(const char **why);
 
 /*

@@ -44,7 +44,7 @@ static void check(struct world *world, const struct history_view *view,
     history_check(&world->history, view, snapshot, &world->rng);
 }
 
-/* ---- the reader ------------------------------------------------------------------------------- */
+/* ---- the reader ------------------------------------------------------------------------------ */
 
 /* A held revision: events above it are there, and what is visible at it and above is not freed. */
 static void check_hold(struct world *world, const struct pin *pin)
@@ -90,7 +90,7 @@ static void pin_step(struct world *world, struct pin *pin)
     }
 }
 
-/* ---- the writer ------------------------------------------------------------------------------- */
+/* ---- the writer ------------------------------------------------------------------------------ */
 
 static void edit_write(struct world *world, struct cache_edit *edit, int64_t revision)
 {
@@ -103,7 +103,12 @@ static void edit_write(struct world *world, struct cache_edit *edit, int64_t rev
         memset(value, (int)below(world, 256), sizeof(value));
         int64_t lease = below(world, 5) == 0 ? (int64_t)below(world, 4) - 2 : 0;
         if (below(world, 100) >= world->delete_percent) {
-            history_put(&world->history, edit, revision, sub++, key, slice_of(value, size), lease);
+            struct history_row row = {.revision = revision,
+                                      .sub = sub++,
+                                      .key = key,
+                                      .value = slice_of(value, size),
+                                      .lease = lease};
+            history_put(&world->history, edit, row);
         } else {
             sub += history_delete(&world->history, edit, revision, sub, key);
         }

@@ -1,8 +1,9 @@
 /*
  * Goal: no lock, no atomic read-modify-write and no system call between having a Range's key and
  * having its versions, count and bytes.
- * Method: a child is single-stepped through a whole read of thousands of keys, and every instruction
- * is looked at. A canary that does one atomic addition must be counted, or the counting is blind.
+ * Method: a child is single-stepped through a whole read of thousands of keys, and every
+ * instruction is looked at. A canary that does one atomic addition must be counted, or the counting
+ * is blind.
  */
 #include "support.h"
 #include "support_stepper.h"

@@ -32,7 +32,8 @@ struct reader_thread {
 
 static struct slice key_of(uint8_t bytes[8], uint32_t index)
 {
-    memcpy(bytes, "/key/", 5);
+    static const uint8_t head[5] = {'/', 'k', 'e', 'y', '/'};
+    memcpy(bytes, head, sizeof(head));
     bytes[5] = (uint8_t)('a' + index / 26 / 26);
     bytes[6] = (uint8_t)('a' + index / 26 % 26);
     bytes[7] = (uint8_t)('a' + index % 26);

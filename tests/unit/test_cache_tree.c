@@ -60,7 +60,7 @@ static struct thing **things_copy(const struct world *world, struct thing *const
     return mem_copy(things, world->keys.count * sizeof(struct thing *));
 }
 
-/* ---- comparing -------------------------------------------------------------------------------- */
+/* ---- comparing ------------------------------------------------------------------------------- */
 
 static uint32_t index_at_or_above(const struct world *world, struct slice key)
 {
@@ -134,7 +134,7 @@ static void check_state(struct world *world, const struct state *state)
     }
 }
 
-/* ---- changing --------------------------------------------------------------------------------- */
+/* ---- changing -------------------------------------------------------------------------------- */
 
 static void change_one(struct world *world, struct state *state, uint32_t index, bool is_put)
 {
