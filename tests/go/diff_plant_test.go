@@ -226,7 +226,7 @@ func (p *plant) once() alterFn {
 }
 
 func TestPlantedDeviationsAreFound(t *testing.T) {
-	const programs = 6
+	const programs = 12
 	first := seed(t)
 	for i := range plants {
 		p := &plants[i]
