@@ -317,7 +317,7 @@ func wireCalls() []wireCall {
 		{name: "stream without a message", path: "/etcdserverpb.KV/RangeStream"},
 		{name: "stream with an empty key", path: "/etcdserverpb.KV/RangeStream", body: grpcFrame(0, nil)},
 	}
-	for _, depth := range []int{1, 2, 127, 128, 129, 1000, 4500, 4998, 4999, 5000, 5001, 6000, 20000} {
+	for _, depth := range []int{1, 2, 127, 128, 129, 1000, 4500, 4998, 4999, 5000, 5001, 6000, 8000} {
 		calls = append(calls, wireCall{name: fmt.Sprint("txn nested ", depth), path: pathTxn, body: grpcFrame(0, nested(depth))})
 	}
 	return calls
