@@ -35,8 +35,8 @@ void api_health_list(struct rpc_call *call, struct slice message)
     }
     Grpc__Health__V1__HealthCheckResponse serving = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__INIT;
     serving.status = GRPC__HEALTH__V1__HEALTH_CHECK_RESPONSE__SERVING_STATUS__SERVING;
-    Grpc__Health__V1__HealthListResponse__StatusesEntry entry =
-        GRPC__HEALTH__V1__HEALTH_LIST_RESPONSE__STATUSES_ENTRY__INIT;
+    Grpc__Health__V1__HealthListResponse__StatusesEntry entry;
+    grpc__health__v1__health_list_response__statuses_entry__init(&entry);
     entry.value = &serving;
     Grpc__Health__V1__HealthListResponse__StatusesEntry *entries[] = {&entry};
     Grpc__Health__V1__HealthListResponse response = GRPC__HEALTH__V1__HEALTH_LIST_RESPONSE__INIT;

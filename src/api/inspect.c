@@ -67,7 +67,8 @@ void api_inspect_state(struct rpc_call *call, struct slice message)
     }
     static char version[] = DROVER_VERSION;
     const struct store_facts *facts = store_facts(thread->api->config.store);
-    Drover__V1__StateResponse state = DROVER__V1__STATE_RESPONSE__INIT;
+    Drover__V1__StateResponse state;
+    drover__v1__state_response__init(&state);
     state.version = version;
     state_from_info(cache_snapshot_info(api_snapshot(thread)), &state);
     state_from_facts(facts, &state);

@@ -56,8 +56,10 @@ void api_status(struct rpc_call *call, struct slice message)
     (void)snprintf(no_leader, sizeof(no_leader), "%s", err_text(ERR_NO_LEADER));
 
     Etcdserverpb__ResponseHeader header = packed_header(thread);
-    Etcdserverpb__DowngradeInfo downgrade = ETCDSERVERPB__DOWNGRADE_INFO__INIT;
-    Etcdserverpb__StatusResponse status = ETCDSERVERPB__STATUS_RESPONSE__INIT;
+    Etcdserverpb__DowngradeInfo downgrade;
+    etcdserverpb__downgrade_info__init(&downgrade);
+    Etcdserverpb__StatusResponse status;
+    etcdserverpb__status_response__init(&status);
     status.header = &header;
     status.version = status_version;
     status.storageversion = status_storage_version;

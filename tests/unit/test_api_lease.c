@@ -192,7 +192,8 @@ static void a_failed_renewal_ends_the_stream_and_late_answers_are_dropped(void *
 static void health_is_known_for_the_empty_name_only(void **state)
 {
     (void)state;
-    Grpc__Health__V1__HealthCheckRequest request = GRPC__HEALTH__V1__HEALTH_CHECK_REQUEST__INIT;
+    Grpc__Health__V1__HealthCheckRequest request;
+    grpc__health__v1__health_check_request__init(&request);
     struct rpc_call *call = call_new("/grpc.health.v1.Health/Check");
     call_send(call, &request);
     const Grpc__Health__V1__HealthCheckResponse *health =
