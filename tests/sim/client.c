@@ -1,7 +1,13 @@
 /* Clients: one request at a time each, to any replica, with deadlines; they remember everything. */
 #include "sim.h"
 
-enum { THINK_MAX_MS = 60, LEASE_IDS = 3, DEADLINE_MIN_MS = 20, DEADLINE_MAX_MS = 3000 };
+enum {
+    THINK_MAX_MS = 60,
+    THINK_SLOW_MAX_MS = 1500,
+    LEASE_IDS = 3,
+    DEADLINE_MIN_MS = 20,
+    DEADLINE_MAX_MS = 3000
+};
 
 static void client_next(struct world *world, uint32_t client);
 
@@ -23,8 +29,9 @@ static void client_later(struct world *world, uint32_t client)
 {
     struct client_event *event = mem_alloc(sizeof(*event));
     *event = (struct client_event){world, client};
-    sched_add(&world->sched, sched_between(&world->sched, 0, THINK_MAX_MS) * NS_PER_MS,
-              event_client, event);
+    uint64_t think_ms = world->renews ? THINK_SLOW_MAX_MS : THINK_MAX_MS;
+    sched_add(&world->sched, sched_between(&world->sched, 0, think_ms) * NS_PER_MS, event_client,
+              event);
 }
 
 static void on_done(struct store_request *request)
@@ -132,6 +139,9 @@ static enum op_kind_sim some_kind(struct world *world)
         {SIM_REVOKE, 3},  {SIM_KEEPALIVE, 8},         {SIM_TTL, 3},
         {SIM_COMPACT, 3},
     };
+    if (world->renews && sched_chance(&world->sched, 500)) {
+        return SIM_KEEPALIVE;
+    }
     uint64_t at = sched_between(&world->sched, 0, 99);
     for (uint32_t i = 0; i < ARRAY_COUNT(table); i++) {
         if (at < table[i].weight) {

@@ -72,6 +72,8 @@ static void world_init(struct world *world, uint64_t seed)
     world->client_count = (uint32_t)sched_between(&world->sched, 2, CLIENTS_MAX);
     world->mode = (enum store_transaction_mode)sched_between(&world->sched, 0, 2);
     world->fast_clocks = sched_chance(&world->sched, 200);
+    world->renews = sched_chance(&world->sched, 200);
+    world->upkeep_ms = (uint32_t)sched_between(&world->sched, 100, 500);
     for (uint32_t i = 0; i < world->replica_count; i++) {
         world->replicas[i] = (struct replica){
             .clock = {NULL},
@@ -108,7 +110,8 @@ void sim_run_seed(uint64_t seed, struct world *world)
         replica_start(&world->replicas[i]);
     }
     clients_start(world);
-    world_run(world, sched_between(&world->sched, CHAOS_MIN_MS, CHAOS_MAX_MS) * NS_PER_MS);
+    uint64_t chaos_ms = sched_between(&world->sched, CHAOS_MIN_MS, CHAOS_MAX_MS);
+    world_run(world, (world->renews ? 3 * chaos_ms : chaos_ms) * NS_PER_MS);
     world_chaos_end(world);
     world_run(world, REST_MS * NS_PER_MS);
     check_rest(world);

@@ -147,7 +147,9 @@ struct world {
     uint32_t life_count;
     uint32_t life_room;
     int64_t acked_rev;
-    bool chaos;       /* Faults happen. */
+    bool chaos;  /* Faults happen. */
+    bool renews; /* Half of all requests are keep-alives, and all are rare. */
+    uint32_t upkeep_ms;
     bool ending;      /* Nobody is started again. */
     bool fast_clocks; /* A clock ran too fast: lease times hold by a tenth only. */
     enum store_transaction_mode mode;
