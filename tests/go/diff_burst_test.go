@@ -94,6 +94,9 @@ func (r *runner) runBurst(g *generator, count int) *deviation {
 	var wg sync.WaitGroup
 	for i := range all {
 		all[i].op = op{req: g.burstOp(), replica: g.replica()}
+		for all[i].op.isLocal() { // May be as old as its replica, and so has no place in the order.
+			all[i].op.req = g.burstOp()
+		}
 		all[i].req = resolve(all[i].op.req, r.current, r.compact, r.drover.leaseOf)
 	}
 	for i := range all {

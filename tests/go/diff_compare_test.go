@@ -148,7 +148,7 @@ func (r *runner) sameAtItsRevision(o *op, req proto.Message, got answer) bool {
 	rr, isRange := req.(*pb.RangeRequest)
 	if at := headerOf(got.resp).GetRevision(); got.err == nil && isRange && at > 0 && at < r.current {
 		then := proto.Clone(rr).(*pb.RangeRequest)
-		if then.Revision == 0 {
+		if then.Revision <= 0 {
 			then.Revision = at
 		}
 		want := r.etcd.do(o, then)
