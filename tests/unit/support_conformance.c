@@ -826,6 +826,13 @@ static void a_purge_deletes_what_the_compaction_made_dead(struct conf_world *wor
             conf_batch_fini(&batch);
         }
         int64_t compact = world->head.revision - (int64_t)rng_below(&world->rng, 40);
+        for (uint32_t i = world->row_count; i > 0 && round % 2 == 1; i--) {
+            const struct sql_row *row = &world->rows[i - 1];
+            if (row->is_delete && row->revision <= compact) {
+                compact = row->revision; /* Its own tombstone stays: watchers still get it. */
+                break;
+            }
+        }
         struct sql_purge purge = {.fence = world->head.fence,
                                   .compact_rev = compact,
                                   .from_rev = world->head.deleted_below,

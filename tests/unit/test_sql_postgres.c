@@ -353,16 +353,19 @@ static void a_role_without_rights_is_told_so(void **state)
     (void)state;
     struct database database;
     database_make(&database);
-    server_sql("postgres", "DROP ROLE IF EXISTS drover_plain; CREATE ROLE drover_plain LOGIN");
+    char text[128];
+    (void)snprintf(text, sizeof(text), "CREATE ROLE plain_%s LOGIN", database.name);
+    server_sql("postgres", text);
     char url[512];
     char *at = strchr(server_url, '@');
-    (void)snprintf(url, sizeof(url), "postgres://drover_plain%s%s", at, database.name);
+    (void)snprintf(url, sizeof(url), "postgres://plain_%s%s%s", database.name, at, database.name);
     struct log_fixture fixture;
     log_fixture_open(&fixture, url);
     assert_int_equal(fixture.opened, ERR_CONFIG);
     assert_non_null(strstr(fixture.why, "permission denied"));
     log_fixture_close(&fixture);
-    server_sql(database.name, "GRANT CREATE ON SCHEMA public TO drover_plain");
+    (void)snprintf(text, sizeof(text), "GRANT CREATE ON SCHEMA public TO plain_%s", database.name);
+    server_sql(database.name, text);
     log_fixture_open(&fixture, url);
     assert_string_equal(fixture.why, "");
     assert_int_equal(fixture.opened, ERR_OK);
@@ -372,13 +375,16 @@ static void a_role_without_rights_is_told_so(void **state)
     assert_int_equal(world_put(&world, fixture.log, 3, 10), SQL_COMMITTED);
     conf_world_fini(&world);
     log_fixture_close(&fixture);
-    server_sql(database.name, "REVOKE UPDATE ON lease FROM drover_plain");
+    (void)snprintf(text, sizeof(text), "REVOKE UPDATE ON lease FROM plain_%s", database.name);
+    server_sql(database.name, text);
     log_fixture_open(&fixture, url);
     assert_int_equal(fixture.opened, ERR_CONFIG);
     assert_non_null(strstr(fixture.why, "may not read and write"));
     log_fixture_close(&fixture);
     /* Without the system identifier it goes on with less, and says so. */
-    server_sql(database.name, "GRANT UPDATE ON lease TO drover_plain; REVOKE EXECUTE ON FUNCTION"
+    (void)snprintf(text, sizeof(text), "GRANT UPDATE ON lease TO plain_%s", database.name);
+    server_sql(database.name, text);
+    server_sql(database.name, "REVOKE EXECUTE ON FUNCTION"
                               " pg_control_system() FROM PUBLIC; UPDATE cluster SET identity ="
                               " 'oid-' || (SELECT oid FROM pg_database WHERE datname ="
                               " current_database()) || '/1'");
@@ -559,6 +565,93 @@ static void an_error_at_the_commit_is_a_refusal(void **state)
     log_fixture_close(&fixture);
 }
 
+/* Hosts are tried in turn: one that refuses, one that has no name, and the one that answers. */
+static void the_host_that_answers_is_found(void **state)
+{
+    (void)state;
+    struct database database;
+    database_make(&database);
+    char url[512];
+    const char *host = strchr(server_url, '@') + 1;
+    const char *port = strrchr(server_url, ':') + 1;
+    (void)snprintf(url, sizeof(url),
+                   "postgres://drover@127.0.0.1:1,no-such-host.invalid:2,"
+                   "localhost:%.*s/%s?target_session_attrs=read-write",
+                   (int)strcspn(port, "/"), port, database.name);
+    assert_non_null(host);
+    struct log_fixture fixture;
+    log_fixture_open(&fixture, url);
+    assert_string_equal(fixture.why, "");
+    assert_int_equal(fixture.opened, ERR_OK);
+    struct sql_conformance conformance;
+    struct conf_world world;
+    world_open(&world, &fixture, &conformance);
+    assert_int_equal(world_put(&world, fixture.log, 3, 10), SQL_COMMITTED);
+    conf_world_fini(&world);
+    log_fixture_close(&fixture);
+    /* A session that may only read is a standby to us: nobody is left. */
+    (void)snprintf(url, sizeof(url), "%s?options=-c%%20default_transaction_read_only%%3Don",
+                   database.url);
+    log_fixture_open(&fixture, url);
+    assert_int_equal(fixture.opened, ERR_NO_LEADER);
+    assert_non_null(strstr(fixture.why, "read-only"));
+    log_fixture_close(&fixture);
+}
+
+static void upkeep_tells_how_old_the_oldest_snapshot_is(void **state)
+{
+    (void)state;
+    struct database database;
+    database_make(&database);
+    struct log_fixture fixture;
+    log_fixture_open(&fixture, database.url);
+    PGconn *pg = PQconnectdb(database.url);
+    PQclear(PQexec(pg, "BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1"));
+    log_fixture_wait_ms(&fixture, 1200);
+    struct sql_conformance conformance;
+    struct conf_world world;
+    world_open(&world, &fixture, &conformance);
+    struct arena arena;
+    arena_init(&arena, 1 << 24);
+    struct sql_upkeep upkeep = {.self = {.id = 1}, .arena = &arena};
+    assert_int_equal(conf_upkeep(&world, fixture.log, &upkeep), ERR_OK);
+    assert_true(upkeep.oldest_snapshot_ms >= 1000);
+    assert_true(upkeep.database_bytes > 1000000);
+    PQfinish(pg);
+    arena_fini(&arena);
+    conf_world_fini(&world);
+    log_fixture_close(&fixture);
+}
+
+/* Requests that are in flight or wait when the log closes all complete, before |closed|. */
+static void closing_completes_every_request(void **state)
+{
+    (void)state;
+    struct database database;
+    database_make(&database);
+    for (uint32_t turns = 0; turns < 6; turns++) {
+        struct log_fixture fixture;
+        log_fixture_open(&fixture, database.url);
+        struct sql_conformance conformance;
+        struct conf_world world;
+        world_open(&world, &fixture, &conformance);
+        struct conf_batch batch;
+        conf_batch_init(&world, &batch);
+        conf_batch_put(&world, &batch, "last", 100, false);
+        conf_batch_seal(&world, &batch);
+        fixture.log->ops->append(fixture.log, &batch.append);
+        for (uint32_t i = 0; i < turns; i++) {
+            log_fixture_pump(&fixture);
+        }
+        log_fixture_close(&fixture);
+        assert_true(batch.done);
+        enum sql_outcome outcome = batch.append.outcome;
+        assert_true(outcome == SQL_IN_DOUBT || outcome == SQL_COMMITTED || outcome == SQL_REFUSED);
+        conf_batch_fini(&batch);
+        conf_world_fini(&world);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -573,6 +666,9 @@ int main(void)
         cmocka_unit_test(tables_that_vanish_are_lost_history),
         cmocka_unit_test(a_warning_beside_a_commit_is_doubt),
         cmocka_unit_test(an_error_at_the_commit_is_a_refusal),
+        cmocka_unit_test(the_host_that_answers_is_found),
+        cmocka_unit_test(upkeep_tells_how_old_the_oldest_snapshot_is),
+        cmocka_unit_test(closing_completes_every_request),
         cmocka_unit_test(a_killed_backend_leaves_doubt_and_the_verdict_ends_it),
     };
     return cmocka_run_group_tests(tests, server_start, server_stop);
