@@ -45,6 +45,7 @@ void cache_free(struct cache *cache)
         cache_edit_drop(&cache->edit);
     }
     struct cache_snapshot *snapshot = cache_published(cache);
+    ASSERT(snapshot != NULL);
     cache_tree_free(snapshot->keys, chain_free);
     cache_tree_free(snapshot->leases, cache_lease_free_item);
     cache_tree_free(snapshot->lease_keys, cache_lease_free_item);
@@ -94,6 +95,7 @@ struct sums {
 static bool chain_is_sound(const struct cache_version *version, struct sums *sums)
 {
     struct slice key = cache_version_key(version);
+    ASSERT(sums != NULL);
     sums->live += !cache_version_is_tombstone(version);
     sums->attached += cache_version_lease(version) != 0;
     const struct cache_version *newer = NULL;
@@ -159,6 +161,8 @@ static bool lease_keys_are_sound(const struct cache_snapshot *snapshot)
 static bool events_are_sound(const struct cache_snapshot *snapshot)
 {
     const struct cache_version *last = NULL;
+    ASSERT(snapshot->directory != NULL);
+    ASSERT(snapshot->event_first <= snapshot->info.event_end);
     for (uint64_t n = snapshot->event_first; n < snapshot->info.event_end; n++) {
         const struct cache_version *version = cache_event(snapshot, n);
         bool is_after = last == NULL || last->mod_rev < version->mod_rev ||
@@ -176,6 +180,7 @@ static bool events_are_sound(const struct cache_snapshot *snapshot)
 static bool ring_is_sound(const struct cache_snapshot *snapshot)
 {
     int64_t last = 0;
+    ASSERT(snapshot->ring_count <= LIMIT_SNAPSHOT_RING);
     for (uint32_t i = 0; i < snapshot->ring_count; i++) {
         const struct cache_root *root = &snapshot->ring[i];
         if (root->revision <= last || root->revision < snapshot->info.compact_rev ||
@@ -185,13 +190,15 @@ static bool ring_is_sound(const struct cache_snapshot *snapshot)
         }
         last = root->revision;
     }
-    return snapshot->ring_count <= LIMIT_SNAPSHOT_RING;
+    return true;
 }
 
 bool cache_is_sound(const struct cache *cache)
 {
     const struct cache_snapshot *snapshot = cache_published(cache);
     const struct cache_info *info = &snapshot->info;
+    ASSERT(cache->garbage_tail != NULL);
+    ASSERT(IMPLIES(cache->garbage == NULL, cache->garbage_count == 0));
     if (info->compact_rev > info->revision || snapshot->event_first > info->event_begin ||
         info->event_begin > info->event_end || cache->trim.done_rev > info->compact_rev) {
         return false;

@@ -72,6 +72,7 @@ static enum err view_at(const struct cache_snapshot *snapshot, int64_t at_rev, s
     }
     view->at_rev = at_rev;
     ASSERT(view->at_rev > 0);
+    ASSERT(view->at_rev < info->revision);
     return ERR_OK;
 }
 
@@ -79,6 +80,7 @@ static enum err view_at(const struct cache_snapshot *snapshot, int64_t at_rev, s
 static const struct cache_version *version_shown(struct cache_tree_item *item, int64_t at_rev)
 {
     const struct cache_version *version = cache_version_of(item);
+    ASSERT(at_rev >= 0);
     if (version != NULL && at_rev > 0) {
         version = cache_version_at(version, at_rev);
     }

@@ -122,6 +122,7 @@ void cache_tree_seek(struct cache_tree_cursor *cursor, const struct cache_tree_n
     cursor->depth = 0;
     cursor->stop = 0;
     cursor->is_last = true;
+    ASSERT(IMPLIES(!range->open && range->end.size > 0, range->end.data != NULL));
     if (root == NULL || (!range->open && slice_compare(range->key, range->end) >= 0)) {
         return;
     }
@@ -184,6 +185,7 @@ static bool cursor_next_leaf(struct cache_tree_cursor *cursor, bool live_only)
         ASSERT(cursor->path[cursor->depth].at < child->count);
         cursor->depth++;
     }
+    ASSERT(cursor->depth == leaf_depth);
     cursor_enter_leaf(cursor);
     return true;
 }
@@ -195,6 +197,7 @@ struct cache_tree_item *cache_tree_next(struct cache_tree_cursor *cursor)
         uint64_t at = cursor->path[cursor->depth - 1].at;
         if (at < cursor->stop) {
             cursor->path[cursor->depth - 1].at = at + 1;
+            ASSERT(cursor->path[cursor->depth - 1].node->level == 0);
             return cache_tree_leaf(cursor->path[cursor->depth - 1].node)->items[at];
         }
         (void)cursor_next_leaf(cursor, false);
@@ -235,6 +238,8 @@ struct sound_walk {
 
 static bool sound_leaf(struct sound_walk *walk, const struct cache_tree_leaf *leaf)
 {
+    ASSERT(leaf->head.level == 0);
+    ASSERT(leaf->head.count <= CACHE_TREE_FANOUT);
     for (uint32_t i = 0; i < leaf->head.count; i++) {
         struct slice key = cache_tree_key(leaf->items[i]);
         if (walk->last != NULL && slice_compare(cache_tree_key(walk->last), key) >= 0) {
@@ -256,6 +261,8 @@ static bool sound_leaf(struct sound_walk *walk, const struct cache_tree_leaf *le
 static bool sound_child(struct sound_walk *walk, const struct cache_tree_inner *inner, uint32_t at)
 {
     const struct cache_tree_node *child = inner->children[at];
+    ASSERT(at < inner->head.count);
+    ASSERT(child != NULL);
     if (at > 0) {
         const struct cache_tree_sep *sep = inner->seps[at];
         if (walk->last == NULL ||
@@ -293,6 +300,7 @@ bool cache_tree_is_sound(const struct cache_tree_node *root)
                 return false;
             }
             walk.path[walk.depth - 1].live += inner->live[at];
+            ASSERT(walk.depth < CACHE_TREE_DEPTH);
             walk.path[walk.depth].node = inner->children[at];
             walk.path[walk.depth].at = 0;
             walk.path[walk.depth].live = 0;

@@ -15,12 +15,14 @@ static_assert(FANOUT == 64, "one bit for each item of a leaf");
 static struct cache_tree_leaf *leaf_of(struct cache_tree_node *node)
 {
     ASSERT(node->level == 0);
+    ASSERT(node->count <= FANOUT);
     return CONTAINER_OF(node, struct cache_tree_leaf, head);
 }
 
 static struct cache_tree_inner *inner_of(struct cache_tree_node *node)
 {
     ASSERT(node->level > 0);
+    ASSERT(node->level < CACHE_TREE_DEPTH && node->count <= FANOUT);
     return CONTAINER_OF(node, struct cache_tree_inner, head);
 }
 
@@ -32,6 +34,7 @@ static size_t node_size(const struct cache_tree_node *node)
 static struct cache_tree_node *node_new(struct cache_tree_change *change, uint32_t level)
 {
     ASSERT(level < CACHE_TREE_DEPTH);
+    ASSERT(change->edit > 0);
     size_t size = level == 0 ? sizeof(struct cache_tree_leaf) : sizeof(struct cache_tree_inner);
     struct cache_tree_node *node = mem_alloc(size);
     node->edit = change->edit;
@@ -43,6 +46,7 @@ static struct cache_tree_node *node_new(struct cache_tree_change *change, uint32
 static void node_discard(struct cache_tree_change *change, struct cache_tree_node *node)
 {
     ASSERT(node->edit <= change->edit);
+    ASSERT(node->count <= FANOUT);
     change->node_bytes -= (int64_t)node_size(node);
     if (node->edit == change->edit) {
         mem_free(node); /* Nobody else has ever seen it. */
@@ -136,6 +140,7 @@ static uint32_t item_find(const struct cache_tree_leaf *leaf, struct slice key)
             high = middle;
         }
     }
+    ASSERT(low <= leaf->head.count);
     return low;
 }
 
@@ -160,6 +165,7 @@ static void leaf_insert(struct cache_tree_leaf *leaf, uint32_t at, struct cache_
     leaf->live_bits = below | (uint64_t)is_live << at | above;
     leaf->head.count++;
     leaf->head.live += is_live;
+    ASSERT(leaf->head.live == (uint64_t)__builtin_popcountll(leaf->live_bits));
 }
 
 /* Make room for a child and its separator at |at| > 0. */
@@ -183,6 +189,7 @@ static void inner_insert(struct cache_tree_inner *inner, uint32_t at, struct cac
 static uint32_t leaf_cut(const struct cache_tree_leaf *leaf, struct slice key)
 {
     ASSERT(leaf->head.count == FANOUT);
+    ASSERT(key.size > 0);
     bool is_behind = slice_compare(cache_tree_key(leaf->items[FANOUT - 1]), key) < 0;
     return is_behind ? FANOUT - 1 : FANOUT / 2;
 }
@@ -224,6 +231,8 @@ static struct cache_tree_node *inner_split(struct cache_tree_change *change,
     *sep = right->seps[0]; /* It becomes the bound between the two. */
     right->seps[0] = NULL;
     left->head.count = (uint16_t)cut;
+    ASSERT(left->head.live >= right->head.live);
+    ASSERT(*sep != NULL);
     left->head.live -= right->head.live;
     return &right->head;
 }
@@ -251,6 +260,7 @@ static void child_split(struct cache_tree_change *change, struct cache_tree_inne
 static void root_grow(struct cache_tree_node **root, struct cache_tree_change *change)
 {
     ASSERT((*root)->count == FANOUT);
+    ASSERT((*root)->edit == change->edit);
     struct cache_tree_inner *above = inner_of(node_new(change, (*root)->level + 1u));
     above->head.count = 1;
     above->head.live = (*root)->live;
@@ -312,6 +322,7 @@ static void tree_replace(struct cache_tree_node **root, struct cache_tree_change
     leaf->items[at] = item;
     leaf->live_bits &= ~(UINT64_C(1) << at);
     leaf->live_bits |= (uint64_t)is_live << at;
+    ASSERT(leaf->head.live == (uint64_t)__builtin_popcountll(leaf->live_bits));
 }
 
 /* The item with |key| and whether it is live; NULL if absent. */

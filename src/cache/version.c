@@ -18,6 +18,7 @@ static_assert(offsetof(struct cache_version, encoded) == 32, "32 bytes in front 
 
 static size_t bytes_field_size(size_t size)
 {
+    ASSERT(size <= UINT32_MAX / 4);
     return size == 0 ? 0 : 1 + wire_varint_size(size) + size;
 }
 
@@ -28,9 +29,11 @@ static size_t number_field_size(int64_t number)
 
 static uint8_t *put_bytes_field(uint8_t *at, uint8_t tag, struct slice bytes)
 {
+    ASSERT(tag < 0x80 && (tag & 7) == WIRE_LEN); /* One byte. */
     if (bytes.size == 0) {
         return at;
     }
+    ASSERT(bytes.data != NULL);
     *at++ = tag;
     at = wire_put_varint(at, bytes.size);
     return wire_put_bytes(at, bytes.data, bytes.size);
@@ -38,6 +41,8 @@ static uint8_t *put_bytes_field(uint8_t *at, uint8_t tag, struct slice bytes)
 
 static uint8_t *put_number_field(uint8_t *at, uint8_t tag, int64_t number)
 {
+    ASSERT(at != NULL);
+    ASSERT(tag < 0x80 && (tag & 7) == WIRE_VARINT);
     if (number == 0) {
         return at;
     }
@@ -100,25 +105,29 @@ static struct wire_reader reader_behind_key(const struct cache_version *version)
 /* The number of the field |tag| if it comes next, else 0. */
 static int64_t take_number(struct wire_reader *reader, uint8_t tag)
 {
+    ASSERT(reader->at <= reader->end);
     if (wire_is_at_end(reader) || *reader->at != tag) {
         return 0;
     }
     reader->at++;
     uint64_t number = 0;
     bool is_whole = wire_get_varint(reader, &number);
-    ASSERT(is_whole); /* Our own encoding. */
+    ASSERT(is_whole);    /* Our own encoding, ... */
+    ASSERT(number != 0); /* ... in which zero is left out. */
     return (int64_t)number;
 }
 
 static struct slice take_value(struct wire_reader *reader)
 {
     struct slice value = SLICE_EMPTY;
+    ASSERT(reader->at <= reader->end);
     if (wire_is_at_end(reader) || *reader->at != TAG_VALUE) {
         return value;
     }
     reader->at++;
     bool is_whole = wire_get_len(reader, &value);
     ASSERT(is_whole);
+    ASSERT(value.size > 0);
     return value;
 }
 
@@ -127,25 +136,32 @@ static struct wire_reader reader_behind_head(const struct cache_version *version
 {
     struct wire_reader reader = reader_behind_key(version);
     (void)take_number(&reader, TAG_CREATE_REV);
-    (void)take_number(&reader, TAG_MOD_REV);
+    int64_t mod_rev = take_number(&reader, TAG_MOD_REV);
     (void)take_number(&reader, TAG_VERSION);
+    ASSERT(mod_rev == version->mod_rev);
     ASSERT(reader.at <= reader.end);
     return reader;
 }
 
 struct slice cache_version_key(const struct cache_version *version)
 {
+    ASSERT(version->item.key_at > offsetof(struct cache_version, encoded));
+    ASSERT(version->item.key_size > 0);
     return cache_tree_key(&version->item);
 }
 
 struct slice cache_version_value(const struct cache_version *version)
 {
     struct wire_reader reader = reader_behind_head(version);
-    return take_value(&reader);
+    struct slice value = take_value(&reader);
+    ASSERT(value.size < version->encoded_size);
+    ASSERT(IMPLIES(cache_version_is_tombstone(version), value.size == 0));
+    return value;
 }
 
 int64_t cache_version_mod_rev(const struct cache_version *version)
 {
+    ASSERT(version->mod_rev > 0);
     return version->mod_rev;
 }
 
@@ -157,22 +173,30 @@ int32_t cache_version_sub(const struct cache_version *version)
 int64_t cache_version_create_rev(const struct cache_version *version)
 {
     struct wire_reader reader = reader_behind_key(version);
-    return take_number(&reader, TAG_CREATE_REV);
+    int64_t create_rev = take_number(&reader, TAG_CREATE_REV);
+    ASSERT(IMPLIES(cache_version_is_tombstone(version), create_rev == 0));
+    return create_rev;
 }
 
 int64_t cache_version_version(const struct cache_version *version)
 {
     struct wire_reader reader = reader_behind_key(version);
     (void)take_number(&reader, TAG_CREATE_REV);
-    (void)take_number(&reader, TAG_MOD_REV);
-    return take_number(&reader, TAG_VERSION);
+    int64_t mod_rev = take_number(&reader, TAG_MOD_REV);
+    ASSERT(mod_rev == version->mod_rev);
+    int64_t number = take_number(&reader, TAG_VERSION);
+    ASSERT(IMPLIES(cache_version_is_tombstone(version), number == 0));
+    return number;
 }
 
 int64_t cache_version_lease(const struct cache_version *version)
 {
     struct wire_reader reader = reader_behind_head(version);
     (void)take_value(&reader);
-    return take_number(&reader, TAG_LEASE);
+    int64_t lease = take_number(&reader, TAG_LEASE);
+    ASSERT(wire_is_at_end(&reader)); /* The last field. */
+    ASSERT(IMPLIES(cache_version_is_tombstone(version), lease == 0));
+    return lease;
 }
 
 bool cache_version_is_tombstone(const struct cache_version *version)
@@ -182,29 +206,40 @@ bool cache_version_is_tombstone(const struct cache_version *version)
 
 struct slice cache_version_encoded(const struct cache_version *version)
 {
+    ASSERT(version->encoded_size > version->item.key_size);
+    ASSERT(version->encoded[0] == TAG_KEY);
     return slice_of(version->encoded, version->encoded_size);
 }
 
 struct slice cache_version_encoded_head(const struct cache_version *version)
 {
     struct wire_reader reader = reader_behind_head(version);
-    return slice_of(version->encoded, (size_t)(reader.at - version->encoded));
+    size_t size = (size_t)(reader.at - version->encoded);
+    ASSERT(size > version->item.key_size);
+    ASSERT(size <= version->encoded_size);
+    return slice_of(version->encoded, size);
 }
 
 struct slice cache_version_encoded_lease(const struct cache_version *version)
 {
     struct wire_reader reader = reader_behind_head(version);
     (void)take_value(&reader);
+    ASSERT(wire_is_at_end(&reader) || *reader.at == TAG_LEASE);
+    ASSERT(reader.end - reader.at <= 1 + WIRE_VARINT_SIZE_MAX);
     return slice_of(reader.at, (size_t)(reader.end - reader.at));
 }
 
 const struct cache_version *cache_version_older(const struct cache_version *version)
 {
-    return cache_version_before(version);
+    const struct cache_version *older = cache_version_before(version);
+    ASSERT(older != version);
+    ASSERT(IMPLIES(older != NULL, older->mod_rev <= version->mod_rev));
+    return older;
 }
 
 size_t cache_version_size(const struct cache_version *version)
 {
+    ASSERT(version->encoded_size > 0);
     return sizeof(*version) + version->encoded_size;
 }
 
