@@ -671,6 +671,9 @@ static void conn_complete(struct pg_conn *conn)
         return;
     }
     timers_disarm(conn_timers(conn), &conn->timer);
+    if (is_ok && sm_is(&conn->sm, PG_BUSY)) {
+        conn->backoff_ms = 0; /* It works: when it is lost, the next one is worth an early try. */
+    }
     struct pg_reply reply = {
         .executing = conn->executing,
         .ok = is_ok,

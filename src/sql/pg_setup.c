@@ -43,13 +43,20 @@ static void setup_settings(const struct pg_log *log, struct buf *text, bool is_l
         {"max_parallel_workers_per_gather", "0"},
         {"plan_cache_mode", "force_generic_plan"},
         {"client_min_messages", "warning"},
+        /* A dead link's session ends on the server's side, too: it may hold an append's locks.
+         * Between a session and a pooler there is none. */
+        {"tcp_keepalives_idle", "5"},
+        {"tcp_keepalives_interval", "2"},
+        {"tcp_keepalives_count", "3"},
+        {"tcp_user_timeout", "5000"},
     };
+    uint32_t count = ARRAY_COUNT(settings) - (is_local ? 4 : 0);
     buf_printf(text,
                "SELECT set_config('synchronous_commit', CASE current_setting("
                "'synchronous_commit') WHEN 'remote_apply' THEN 'remote_apply' ELSE 'on' END"
                ", %s)",
                scope);
-    for (uint32_t i = 0; i < ARRAY_COUNT(settings); i++) {
+    for (uint32_t i = 0; i < count; i++) {
         buf_printf(text, ", set_config('%s', '%s', %s)", settings[i].name, settings[i].value,
                    scope);
     }

@@ -193,8 +193,8 @@ struct pg_conn {
 
     struct pg_op *op; /* Owns the connection while BUSY. */
     struct pg_op *queue;
-    bool locked; /* READY inside the transaction that a lock opened. */
-    uint32_t step; /* Of the op or the setup. */
+    bool locked;       /* READY inside the transaction that a lock opened. */
+    uint32_t step;     /* Of the op or the setup. */
     enum err down_err; /* What requests get while it is down. */
     char last_error[256];
     uint64_t quiet_until_ns;

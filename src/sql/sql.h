@@ -70,12 +70,12 @@ struct sql_entry {
     uint64_t seq;
     struct sql_writer writer;
     uint64_t epoch;
-    int64_t first_rev;   /* First revision of its rows; 0 without rows. */
-    int64_t last_rev;    /* The store's revision after it. */
+    int64_t first_rev; /* First revision of its rows; 0 without rows. */
+    int64_t last_rev;  /* The store's revision after it. */
     uint32_t row_count;
-    uint64_t byte_count; /* Keys and values, for budgets. */
-    int64_t compact_rev; /* After it. */
-    int64_t auth_rev;    /* After it. */
+    uint64_t byte_count;      /* Keys and values, for budgets. */
+    int64_t compact_rev;      /* After it. */
+    int64_t auth_rev;         /* After it. */
     struct hash128 rows_hash; /* Over the rows' sums: lets headers be checked without rows. */
     struct hash128 chain;     /* Over the previous chain and every field above: sql_entry_chain. */
     const struct sql_effect *effects;
@@ -102,7 +102,7 @@ struct sql_head {
     int64_t compact_rev;
     int64_t deleted_below; /* Rows of revisions below it may be gone. */
     uint32_t schema_version;
-    struct sql_fence fence;      /* As stored. */
+    struct sql_fence fence;                /* As stored. */
     char live_identity[SQL_IDENTITY_SIZE]; /* As the server says now. */
 };
 
@@ -111,7 +111,7 @@ enum sql_outcome {
     SQL_LOST,      /* The condition did not hold (0 rows), or 40001 and its kin: nothing written by
                       THIS statement; an earlier copy of it may have been. */
     SQL_MOVED,     /* A SQL_LEASE_EXPIRE met another counter: rolled back whole. */
-    SQL_REFUSED,   /* Certainly not durable: a whitelisted error, or never sent. |err| says which. */
+    SQL_REFUSED,   /* Certainly not durable: a whitelisted error, or never sent: |err|. */
     SQL_IN_DOUBT,  /* Sent, no trustworthy answer: only the log itself knows. */
 };
 
@@ -210,8 +210,8 @@ struct sql_member {
     char client_urls[SQL_MEMBER_URLS_SIZE]; /* Comma-separated. */
     char version[32];
     uint64_t applied_seq;
-    int64_t pin_rev;  /* Rows at or above it must stay; INT64_MAX = no pin. */
-    int64_t age_ms;   /* Out: since its last heartbeat, by the database's clock. */
+    int64_t pin_rev; /* Rows at or above it must stay; INT64_MAX = no pin. */
+    int64_t age_ms;  /* Out: since its last heartbeat, by the database's clock. */
 };
 
 /* Once or twice a second: heartbeat, duty, the others, all lease counters: one round trip.
@@ -229,7 +229,7 @@ struct sql_upkeep {
     uint32_t member_count;
     struct sql_lease *leases; /* By id. */
     uint32_t lease_count;
-    int64_t database_bytes; /* Size on disk as the database reports it. */
+    int64_t database_bytes;     /* Size on disk as the database reports it. */
     int64_t oldest_snapshot_ms; /* Age of the oldest open snapshot of the server; 0 unknown. */
     enum err err;
     void (*done)(struct sql_upkeep *upkeep);
@@ -305,8 +305,8 @@ struct sql_log {
 };
 
 struct sql_config {
-    const char *url;         /* Already chosen by --datastore; see sql_open_url. */
-    struct loop *loop;       /* The store's loop: sockets live and completions run there. */
+    const char *url;   /* Already chosen by --datastore; see sql_open_url. */
+    struct loop *loop; /* The store's loop: sockets live and completions run there. */
     uint32_t connect_timeout_ms;
     uint32_t statement_timeout_ms;
     const char *tables_prefix; /* "" by default. */

@@ -3,251 +3,7 @@
 
 #include <stdio.h>
 
-#include "core/buf.h"
-#include "core/mem.h"
-
-enum { CONF_ROWS_MAX = 8192, CONF_ENTRIES_MAX = 4096, CONF_ARENA = 256 * 1024 * 1024 };
-
-/* ---- the world ------------------------------------------------------------------------------ */
-
-void conf_world_init(struct conf_world *world, const struct sql_conformance *conformance)
-{
-    *world = (struct conf_world){.c = conformance};
-    rng_seed(&world->rng, conformance->seed);
-    rng_fill(&world->rng, world->writer.incarnation, sizeof(world->writer.incarnation));
-    world->entries = mem_alloc(CONF_ENTRIES_MAX * sizeof(*world->entries));
-}
-
-static void conf_row_free(struct sql_row *row)
-{
-    mem_free((void *)(uintptr_t)row->key.data);
-    mem_free((void *)(uintptr_t)row->value.data);
-}
-
-void conf_world_fini(struct conf_world *world)
-{
-    for (uint32_t i = 0; i < world->row_count; i++) {
-        conf_row_free(&world->rows[i]);
-    }
-    mem_free(world->rows);
-    for (uint32_t i = 0; i < CONF_ENTRIES_MAX; i++) {
-        mem_free(world->entries[i]);
-    }
-    mem_free(world->entries);
-}
-
-static void conf_world_add(struct conf_world *world, const struct sql_row *row)
-{
-    if (world->row_count == world->row_room) {
-        world->row_room = world->row_room == 0 ? 64 : world->row_room * 2;
-        world->rows = mem_realloc(world->rows, world->row_room * sizeof(*world->rows));
-    }
-    struct sql_row *copy = &world->rows[world->row_count++];
-    *copy = *row;
-    copy->key.data = mem_copy(row->key.data, row->key.size);
-    copy->value.data = mem_copy(row->value.data, row->value.size);
-}
-
-/* The newest row of |key| in |rows|, or NULL. */
-static const struct sql_row *conf_newest(const struct sql_row *rows, uint32_t count,
-                                         struct slice key)
-{
-    for (uint32_t i = count; i > 0; i--) {
-        if (slice_equal(rows[i - 1].key, key)) {
-            return &rows[i - 1];
-        }
-    }
-    return NULL;
-}
-
-/* ---- batches -------------------------------------------------------------------------------- */
-
-void conf_batch_init(struct conf_world *world, struct conf_batch *batch)
-{
-    *batch = (struct conf_batch){0};
-    batch->rows = mem_alloc(CONF_ROWS_MAX * sizeof(*batch->rows));
-    batch->entry.rows = batch->rows;
-    batch->entry.effects = batch->effects;
-    batch->entry.seq = world->head.seq + 1;
-    batch->entry.epoch = world->head.fence.epoch;
-    batch->entry.last_rev = world->head.revision;
-    batch->entry.compact_rev = world->head.compact_rev;
-    world->writer.counter++;
-    batch->entry.writer = world->writer;
-}
-
-void conf_batch_fini(struct conf_batch *batch)
-{
-    for (uint32_t i = 0; i < batch->entry.row_count; i++) {
-        conf_row_free(&batch->rows[i]);
-    }
-    mem_free(batch->rows);
-    batch->rows = NULL;
-}
-
-void conf_batch_put(struct conf_world *world, struct conf_batch *batch, const char *key,
-                    size_t value_size, bool is_delete)
-{
-    struct sql_entry *entry = &batch->entry;
-    ASSERT(entry->row_count < CONF_ROWS_MAX);
-    const struct sql_row *old = conf_newest(batch->rows, entry->row_count, slice_str(key));
-    if (old == NULL) {
-        old = conf_newest(world->rows, world->row_count, slice_str(key));
-    }
-    struct sql_row *row = &batch->rows[entry->row_count++];
-    uint8_t *value = mem_alloc(value_size + 1);
-    rng_fill(&world->rng, value, value_size);
-    *row = (struct sql_row){
-        .revision = ++entry->last_rev,
-        .is_delete = is_delete,
-        .key = slice_of(mem_copy(key, strlen(key)), strlen(key)),
-        .value = slice_of(value, value_size),
-        .lease = (int64_t)rng_below(&world->rng, 3) - 1,
-    };
-    bool is_new = old == NULL || old->is_delete;
-    row->create_rev = is_delete ? 0 : is_new ? row->revision : old->create_rev;
-    row->version = is_delete ? 0 : is_new ? 1 : old->version + 1;
-    row->prev_rev = old == NULL ? 0 : old->revision;
-    row->prev_sub = old == NULL ? 0 : old->sub;
-    row->sum = sql_row_sum(row);
-    entry->first_rev = entry->first_rev == 0 ? row->revision : entry->first_rev;
-    entry->byte_count += row->key.size + row->value.size;
-}
-
-void conf_batch_effect(struct conf_batch *batch, struct sql_effect effect)
-{
-    ASSERT(batch->entry.effect_count < ARRAY_COUNT(batch->effects));
-    batch->effects[batch->entry.effect_count++] = effect;
-    if (effect.kind == SQL_COMPACT) {
-        batch->entry.compact_rev = effect.id;
-    }
-}
-
-static void conf_append_done(struct sql_append *append)
-{
-    CONTAINER_OF(append, struct conf_batch, append)->done = true;
-}
-
-void conf_batch_seal(struct conf_world *world, struct conf_batch *batch)
-{
-    struct sql_entry *entry = &batch->entry;
-    entry->rows_hash = sql_rows_hash(batch->rows, entry->row_count);
-    entry->chain = sql_entry_chain(&world->head.chain, entry);
-    batch->append = (struct sql_append){
-        .fence = world->head.fence,
-        .expected_seq = world->head.seq,
-        .expected_chain = world->head.chain,
-        .entry = entry,
-        .done = conf_append_done,
-    };
-}
-
-enum sql_outcome conf_batch_append(struct conf_world *world, struct sql_log *log,
-                                   struct conf_batch *batch)
-{
-    batch->done = false;
-    log->ops->append(log, &batch->append);
-    ASSERT(!batch->done); /* Never inside the call. */
-    while (!batch->done) {
-        world->c->pump(world->c->arg);
-    }
-    return batch->append.outcome;
-}
-
-void conf_batch_won(struct conf_world *world, struct conf_batch *batch)
-{
-    const struct sql_entry *entry = &batch->entry;
-    for (uint32_t i = 0; i < entry->row_count; i++) {
-        conf_world_add(world, &batch->rows[i]);
-    }
-    world->head.seq = entry->seq;
-    world->head.chain = entry->chain;
-    world->head.revision = entry->last_rev;
-    world->head.compact_rev = entry->compact_rev;
-    ASSERT(entry->seq <= CONF_ENTRIES_MAX);
-    struct buf hex = {0};
-    for (uint32_t i = 0; i < sizeof(entry->chain.bytes); i++) {
-        buf_printf(&hex, "%02x", entry->chain.bytes[i]);
-    }
-    buf_add_byte(&hex, '\0');
-    world->entries[entry->seq - 1] = (char *)hex.data;
-}
-
-/* ---- requests ------------------------------------------------------------------------------- */
-
-/* One request of a kind at a time, so one flag each is enough. */
-#define CONF_CALL(kind)                                                               \
-    static bool conf_##kind##_is_done;                                                \
-    static void conf_##kind##_done(struct sql_##kind *request)                        \
-    {                                                                                 \
-        (void)request;                                                                \
-        conf_##kind##_is_done = true;                                                 \
-    }                                                                                 \
-    static enum err conf_##kind##_call(struct conf_world *world, struct sql_log *log, \
-                                       struct sql_##kind *request)                    \
-    {                                                                                 \
-        request->done = conf_##kind##_done;                                           \
-        conf_##kind##_is_done = false;                                                \
-        log->ops->kind(log, request);                                                 \
-        ASSERT(!conf_##kind##_is_done);                                               \
-        while (!conf_##kind##_is_done) {                                              \
-            world->c->pump(world->c->arg);                                            \
-        }                                                                             \
-        return request->err;                                                          \
-    }
-
-CONF_CALL(lock)
-CONF_CALL(probe)
-CONF_CALL(tail)
-CONF_CALL(verdict)
-CONF_CALL(keepalive)
-CONF_CALL(upkeep)
-CONF_CALL(purge)
-CONF_CALL(load)
-
-enum err conf_probe(struct conf_world *world, struct sql_log *log, struct sql_head *head)
-{
-    struct sql_probe probe = {0};
-    enum err err = conf_probe_call(world, log, &probe);
-    *head = probe.head;
-    return err;
-}
-
-enum err conf_verdict(struct conf_world *world, struct sql_log *log, uint64_t seq, bool *found,
-                      struct sql_writer *writer)
-{
-    struct sql_verdict verdict = {.seq = seq};
-    enum err err = conf_verdict_call(world, log, &verdict);
-    *found = verdict.found;
-    *writer = verdict.writer;
-    return err;
-}
-
-enum err conf_tail(struct conf_world *world, struct sql_log *log, struct sql_tail *tail)
-{
-    return conf_tail_call(world, log, tail);
-}
-
-enum err conf_lock(struct conf_world *world, struct sql_log *log, struct sql_lock *lock)
-{
-    return conf_lock_call(world, log, lock);
-}
-
-enum err conf_keepalive(struct conf_world *world, struct sql_log *log,
-                        struct sql_keepalive *keepalive)
-{
-    return conf_keepalive_call(world, log, keepalive);
-}
-
-enum err conf_upkeep(struct conf_world *world, struct sql_log *log, struct sql_upkeep *upkeep)
-{
-    return conf_upkeep_call(world, log, upkeep);
-}
-
-enum err conf_purge(struct conf_world *world, struct sql_log *log, struct sql_purge *purge)
-{
-    return conf_purge_call(world, log, purge);
-}
+enum { CONF_ARENA = 256 * 1024 * 1024 };
 
 /* ---- comparing ------------------------------------------------------------------------------ */
 
@@ -301,7 +57,7 @@ static void conf_check_head(struct conf_world *world)
     ASSERT(conf_heads_equal(&head, &world->head));
 }
 
-struct conf_load {
+struct conf_loading {
     struct sql_load load;
     struct conf_world *world;
     uint32_t row_count;
@@ -314,7 +70,7 @@ struct conf_load {
 static enum err conf_on_leases(struct sql_load *load, const struct sql_lease *leases,
                                uint32_t count)
 {
-    struct conf_load *state = CONTAINER_OF(load, struct conf_load, load);
+    struct conf_loading *state = CONTAINER_OF(load, struct conf_loading, load);
     ASSERT(!state->saw_rows);
     for (uint32_t i = 0; i + 1 < count; i++) {
         ASSERT(leases[i].id < leases[i + 1].id);
@@ -325,7 +81,7 @@ static enum err conf_on_leases(struct sql_load *load, const struct sql_lease *le
 
 static enum err conf_on_rows(struct sql_load *load, const struct sql_row *rows, uint32_t count)
 {
-    struct conf_load *state = CONTAINER_OF(load, struct conf_load, load);
+    struct conf_loading *state = CONTAINER_OF(load, struct conf_loading, load);
     ASSERT(state->next_seq == 0);
     state->saw_rows = true;
     for (uint32_t i = 0; i < count; i++) {
@@ -339,7 +95,7 @@ static enum err conf_on_rows(struct sql_load *load, const struct sql_row *rows, 
 static enum err conf_on_entries(struct sql_load *load, const struct sql_entry *entries,
                                 uint32_t count)
 {
-    struct conf_load *state = CONTAINER_OF(load, struct conf_load, load);
+    struct conf_loading *state = CONTAINER_OF(load, struct conf_loading, load);
     for (uint32_t i = 0; i < count; i++) {
         ASSERT(state->next_seq == 0 || entries[i].seq == state->next_seq);
         state->next_seq = entries[i].seq + 1;
@@ -355,11 +111,11 @@ static enum err conf_on_entries(struct sql_load *load, const struct sql_entry *e
 
 void conf_check_load(struct conf_world *world, struct sql_log *log)
 {
-    struct conf_load state = {.world = world};
+    struct conf_loading state = {.world = world};
     state.load.on_leases = conf_on_leases;
     state.load.on_rows = conf_on_rows;
     state.load.on_entries = conf_on_entries;
-    ASSERT(conf_load_call(world, log, &state.load) == ERR_OK);
+    ASSERT(conf_load(world, log, &state.load) == ERR_OK);
     ASSERT(state.row_count == world->row_count);
     ASSERT(IMPLIES(world->head.seq > 0, state.next_seq == world->head.seq + 1));
     ASSERT(conf_heads_equal(&state.load.head, &world->head));
@@ -916,11 +672,11 @@ static void a_huge_entry_is_one_entry(struct conf_world *world)
 
 static void a_load_ends_with_its_callbacks_error(struct conf_world *world)
 {
-    struct conf_load state = {.world = world, .fail_after = 10};
+    struct conf_loading state = {.world = world, .fail_after = 10};
     state.load.on_leases = conf_on_leases;
     state.load.on_rows = conf_on_rows;
     state.load.on_entries = conf_on_entries;
-    ASSERT(conf_load_call(world, world->c->log, &state.load) == ERR_CORRUPT);
+    ASSERT(conf_load(world, world->c->log, &state.load) == ERR_CORRUPT);
     ASSERT(state.next_seq == 0);
     conf_check_load(world, world->c->log);
 }

@@ -70,6 +70,11 @@ enum err conf_keepalive(struct conf_world *world, struct sql_log *log,
                         struct sql_keepalive *keepalive);
 enum err conf_upkeep(struct conf_world *world, struct sql_log *log, struct sql_upkeep *upkeep);
 enum err conf_purge(struct conf_world *world, struct sql_log *log, struct sql_purge *purge);
+enum err conf_load(struct conf_world *world, struct sql_log *log, struct sql_load *load);
+/* The newest row of |key| in |rows|, or NULL. */
+const struct sql_row *conf_newest(const struct sql_row *rows, uint32_t count, struct slice key);
+/* Frees the bytes of a row that the world or a batch owns. */
+void conf_row_free(struct sql_row *row);
 /* Load, and compare all of it with what the world ought to hold. */
 void conf_check_load(struct conf_world *world, struct sql_log *log);
 
