@@ -18,7 +18,7 @@ enum {
     LIMIT_READS_WAITING_MAX = 1024 * 1024, /* Linearizable reads that wait for an index. */
     LIMIT_TAIL_ENTRIES = 1024,             /* Entries in one tail answer ... */
     LIMIT_TAIL_BYTES = 16 * 1024 * 1024,   /* ... and bytes; always one whole entry. */
-    LIMIT_REQUEST_TIMEOUT_MS = 7000,       /* A write without a deadline of its own. */
+    LIMIT_REQUEST_TIMEOUT_MS = 7000,       /* Of a write or a read index, at most. */
     LIMIT_HTTP_HEADER_SIZE = 64 * 1024,    /* Bytes of one request's header list, HTTP/1 and 2. */
     LIMIT_HTTP_HEADER_COUNT = 256,
     LIMIT_IO_THREADS = 64,

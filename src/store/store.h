@@ -173,7 +173,7 @@ struct store_request {
     struct store *store;   /* Set by store_post. */
     struct loop *home;     /* Where |done| runs; NULL: on the store's thread. */
     enum store_kind kind;
-    uint64_t deadline_ns;  /* Monotonic; UINT64_MAX: LIMIT_REQUEST_TIMEOUT_MS from submission. */
+    uint64_t deadline_ns;  /* Monotonic; LIMIT_REQUEST_TIMEOUT_MS from submission at the latest. */
     struct arena *arena;
     size_t size;           /* Marshalled size of the request, bytes: for admission. */
     union {

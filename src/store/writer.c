@@ -176,9 +176,8 @@ static void arm_deadline(struct store *store, struct store_request *request)
 {
     uint64_t now_ns = store_now_ns(store);
     uint64_t limit_ns = (uint64_t)LIMIT_REQUEST_TIMEOUT_MS * NS_PER_MS;
-    if (request->deadline_ns != UINT64_MAX) {
-        limit_ns = request->deadline_ns > now_ns ? request->deadline_ns - now_ns : 0;
-    }
+    uint64_t left_ns = request->deadline_ns > now_ns ? request->deadline_ns - now_ns : 0;
+    limit_ns = left_ns < limit_ns ? left_ns : limit_ns; /* A patient client is told, too. */
     timers_arm(store->timers, &request->timer, limit_ns, deadline_passed);
 }
 
