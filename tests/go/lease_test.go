@@ -24,12 +24,15 @@ func TestALeaseEndsOnceAndNeverEarly(t *testing.T) {
 		ctx := testContext(t)
 		at := func(i int) *clientv3.Client { return client(t, c.Endpoints()[i%setup.Replicas]) }
 		lease := must[*clientv3.LeaseGrantResponse](t)(at(0).Grant(ctx, ttl))
+		behind := int64(0)
 		for i := range keys {
-			must[*clientv3.PutResponse](t)(at(i).Put(ctx, fmt.Sprint("key", i), "x", clientv3.WithLease(lease.ID)))
+			put := must[*clientv3.PutResponse](t)(at(i).Put(ctx, fmt.Sprint("key", i), "x", clientv3.WithLease(lease.ID)))
+			behind = put.Header.Revision + 1
 		}
 		watches := make([]clientv3.WatchChan, setup.Replicas)
 		for i := range watches {
-			watches[i] = at(i).Watch(ctx, "key", clientv3.WithPrefix(), clientv3.WithPrevKV(), clientv3.WithCreatedNotify())
+			watches[i] = at(i).Watch(ctx, "key", clientv3.WithPrefix(), clientv3.WithPrevKV(), clientv3.WithCreatedNotify(),
+				clientv3.WithRev(behind))
 			<-watches[i]
 		}
 		// Kept alive for a while, each time elsewhere.

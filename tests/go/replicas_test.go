@@ -225,6 +225,12 @@ func TestProgressIsToldOnEachReplica(t *testing.T) {
 	}
 }
 
+func listMembers(t *testing.T, ctx context.Context, conn *grpc.ClientConn) []*pb.Member {
+	list, err := pb.NewClusterClient(conn).MemberList(ctx, &pb.MemberListRequest{Linearizable: true})
+	check(t, err == nil, "members: %v", err)
+	return list.GetMembers()
+}
+
 func TestThreeStartAtOnceOnAnEmptyDatabase(t *testing.T) {
 	if !slices.Contains(harness.Engines(), "postgres") {
 		t.Skip("no PostgreSQL in DROVER_ENGINES")
@@ -246,8 +252,9 @@ func TestThreeStartAtOnceOnAnEmptyDatabase(t *testing.T) {
 			check(t, err == nil && s.Header.Revision == 1, "status: %v %v", s, err)
 			ids[s.Header.ClusterId] = true
 			members[s.Header.MemberId] = true
-			list, err := pb.NewClusterClient(conn).MemberList(ctx, &pb.MemberListRequest{Linearizable: true})
-			check(t, err == nil && len(list.Members) == 3, "members: %v %v", list, err)
+			for len(listMembers(t, ctx, conn)) < 3 { // Heartbeats tell, a moment later.
+				pause()
+			}
 			conn.Close()
 			cancel()
 		}
