@@ -24,7 +24,7 @@ const struct fake_entry *fake_db_entry(const struct fake_db *db, uint64_t seq)
 
 void fake_db_head(const struct fake_db *db, struct sql_head *head)
 {
-    *head = (struct sql_head){.revision = 1, .compact_rev = -1};
+    *head = (struct sql_head){.revision = 1};
     const struct fake_entry *newest = fake_db_entry(db, db->entry_count);
     if (newest != NULL) {
         head->seq = newest->entry.seq;
@@ -392,11 +392,8 @@ enum err fake_db_purge_statement(struct fake_db *db, struct sql_purge *purge)
 {
     struct sql_head head;
     fake_db_head(db, &head);
-    if (!fence_holds(db, &purge->fence)) {
+    if (!fence_holds(db, &purge->fence) || head.compact_rev < purge->compact_rev) {
         return ERR_LEADER_CHANGED;
-    }
-    if (head.compact_rev < purge->compact_rev) {
-        return ERR_DATABASE;
     }
     purge->rows_deleted = 0;
     if (purge->to_rev > purge->from_rev) {

@@ -336,6 +336,7 @@ static void event_answer(void *arg)
 /* ---- the lock ------------------------------------------------------------------------------- */
 
 static void op_run(struct fake_op *op);
+static void op_settle(struct fake_op *op);
 
 static void lock_free(struct fake_db *db)
 {
@@ -345,7 +346,7 @@ static void lock_free(struct fake_db *db)
         db->lock_queue = op->lock_next;
         op->waits = false;
         op_run(op);
-        op_release(op);
+        op_settle(op);
     }
 }
 
@@ -378,6 +379,9 @@ static bool lock_wait(struct fake_op *op)
     struct fake_db *db = op->log->db;
     if (db->locked_by == NULL) {
         return false;
+    }
+    if (op->waits) {
+        return true; /* Its second copy: one in the queue is enough. */
     }
     struct fake_op **link = &db->lock_queue;
     while (*link != NULL) {
@@ -438,6 +442,9 @@ static bool run_kind(struct fake_op *op)
     struct fake_db *db = op->log->db;
     switch (op->kind) {
     case OP_APPEND:
+        if (!op->u.append.locked && lock_wait(op)) {
+            return false;
+        }
         run_append(op);
         break;
     case OP_LOCK:
@@ -505,6 +512,15 @@ static void op_run(struct fake_op *op)
     }
 }
 
+/* An op without an answer on its way is answered by its time-out. */
+static void op_settle(struct fake_op *op)
+{
+    if (op->request != NULL && op->events == 0 && !op->waits) {
+        op_event(op, SILENT_MS * NS_PER_MS, event_dead);
+    }
+    op_release(op);
+}
+
 static void event_run(void *arg)
 {
     struct fake_op *op = arg;
@@ -514,10 +530,7 @@ static void event_run(void *arg)
     if (!lost) {
         op_run(op);
     }
-    if (op->request != NULL && op->events == 0 && !op->waits) {
-        op_event(op, SILENT_MS * NS_PER_MS, event_dead); /* No answer is on its way. */
-    }
-    op_release(op);
+    op_settle(op);
 }
 
 /* ---- sending -------------------------------------------------------------------------------- */
@@ -555,6 +568,9 @@ static bool send_scripted(struct fake_op *op)
     op->script = FAKE_AS_USUAL;
     if (op->kind == OP_APPEND && log->script_at < log->script_count) {
         op->script = log->script[log->script_at++];
+    }
+    if (op->script == FAKE_TWICE_SECOND && op->u.append.locked) {
+        op->script = FAKE_AS_USUAL; /* A transaction ends once, with its connection. */
     }
     switch (op->script) {
     case FAKE_AS_USUAL:
