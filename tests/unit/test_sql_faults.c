@@ -144,7 +144,7 @@ static int faults_begin(void **state)
     return sqlite3_vfs_register(&vfs_faulty, 1) == SQLITE_OK ? 0 : -1;
 }
 
-/* ---- one log ---------------------------------------------------------------------------------- */
+/* ---- one log  */
 
 static char folder[64];
 
