@@ -626,6 +626,9 @@ static void conn_take_error(struct pg_conn *conn, const PGresult *result)
         if (sqlstate != NULL) {
             (void)snprintf(conn->sqlstate, sizeof(conn->sqlstate), "%.5s", sqlstate);
         }
+        if (strcmp(conn->sqlstate, "55P03") == 0) {
+            conn->log->snapshot_due_ns = 0; /* A lock for too long: upkeep looks for who has it. */
+        }
         text = text != NULL ? text : PQresultErrorMessage(result);
         (void)snprintf(conn->message, sizeof(conn->message), "%s",
                        text[0] == '\0' ? "error" : text);

@@ -132,7 +132,10 @@ const struct pg_stmt_text pg_stmt_texts[PG_STMT_COUNT] = {
          " SELECT 0::int8, 0::int8, 0::int8 FROM c UNION ALL SELECT 1, u.id, u.counter FROM u",
          "yltL"},
     /* $1 id, $2 name, $3 URLs, $4 version, $5 applied, $6 pin, $7 wants the duty, $8 leaves,
-     * $9 milliseconds of duty, $10 asks for the size, $11 for snapshots. */
+     * $9 milliseconds of duty, $10 asks for the size, $11 for snapshots and stuck sessions.
+     *
+     * Stuck: executed an append, and waits for the Sync behind it that a dead link keeps. No
+     * time-out of PostgreSQL ends that, and its locks stop every other replica. */
     [PG_STMT_UPKEEP] =
         {"upkeep",
          "WITH gone AS (DELETE FROM ~member m WHERE ($8 AND m.id = $1)"
@@ -168,7 +171,11 @@ const struct pg_stmt_text pg_stmt_texts[PG_STMT_COUNT] = {
          " FROM pg_stat_activity a WHERE $11 AND a.backend_xmin IS NOT NULL"
          " AND a.pid <> pg_backend_pid()"
          " UNION ALL SELECT r.xmin, r.xmin::text, NULL FROM pg_replication_slots r"
-         " WHERE $11 AND r.xmin IS NOT NULL) s ORDER BY age(s.x) DESC LIMIT 1)",
+         " WHERE $11 AND r.xmin IS NOT NULL) s ORDER BY age(s.x) DESC LIMIT 1)"
+         " UNION ALL SELECT 5, count(pg_terminate_backend(a.pid)), 0, 0, 0, NULL, NULL, NULL, NULL"
+         " FROM pg_stat_activity a WHERE $11 AND a.datname = current_database()"
+         " AND a.usename = current_user AND a.application_name = 'drover' AND a.state = 'active'"
+         " AND a.wait_event = 'ClientRead' AND a.xact_start < now() - interval '2 seconds'",
          "lyyyllbblbb"},
     /* $4 compact revision, $5 from, $6 to, $7 entries below, $8 how many of them at most. */
     [PG_STMT_PURGE] =

@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 
+#include "core/log.h"
 #include "core/mem.h"
 
 enum { PURGE_ENTRIES_MAX = 100000 };
@@ -157,7 +158,14 @@ static enum err keepalive_take(const PGresult *rows, struct sql_keepalive *keepa
 
 /* ---- upkeep --------------------------------------------------------------------------------- */
 
-enum { UPKEEP_DUTY, UPKEEP_MEMBER, UPKEEP_LEASE, UPKEEP_BYTES, UPKEEP_SNAPSHOT };
+enum {
+    UPKEEP_DUTY,
+    UPKEEP_MEMBER,
+    UPKEEP_LEASE,
+    UPKEEP_BYTES,
+    UPKEEP_SNAPSHOT,
+    UPKEEP_STUCK,
+};
 
 static uint64_t upkeep_now_ns(const struct pg_log *log)
 {
@@ -223,6 +231,14 @@ static int upkeep_member_order(const void *a, const void *b)
     return (left->id > right->id) - (left->id < right->id);
 }
 
+static void upkeep_take_stuck(const PGresult *rows, int row)
+{
+    int64_t count = pg_get_i64(rows, row, 1);
+    if (count > 0) {
+        LOG(LOG_WARN, "postgres stuck sessions terminated", LINT("count", count));
+    }
+}
+
 /* What was asked now and then is remembered in between. */
 static void upkeep_note_asked(struct pg_log *log, bool has_snapshot)
 {
@@ -275,6 +291,9 @@ static enum err upkeep_take(struct pg_log *log, const PGresult *rows, struct sql
         case UPKEEP_SNAPSHOT:
             has_snapshot = true;
             upkeep_take_snapshot(log, rows, row);
+            break;
+        case UPKEEP_STUCK:
+            upkeep_take_stuck(rows, row);
             break;
         default:
             return ERR_DATABASE;
