@@ -148,7 +148,7 @@ func TestALostAnswerIsStillAnAnswer(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			p := startProxied(t, 1, "--transaction-mode", mode)
 			kv := pb.NewKVClient(dial(t, p.Endpoints()[0]))
-			for round := range size(6, 100) {
+			for round := range size(4, 100) {
 				for _, count := range []int{1, 100} {
 					var rows, settled atomic.Int64
 					p.proxies[0].SetRule(once(harness.Fault{Kind: harness.LoseAnswer, Settled: func(n int, outcome string) {
@@ -181,7 +181,7 @@ func TestALateFirstCopyDoesNothing(t *testing.T) {
 			var late, first, wins atomic.Int64
 			delays := []time.Duration{0, time.Millisecond, 3 * time.Millisecond, 10 * time.Millisecond,
 				30 * time.Millisecond, 100 * time.Millisecond, time.Second}
-			for round := range size(14, 300) {
+			for round := range size(7, 300) {
 				delay := delays[round%len(delays)]
 				if round >= len(delays) && delay > 0 {
 					delay = time.Duration(rnd.Int63n(int64(delay)))
@@ -293,7 +293,7 @@ func TestEverySessionIsTerminatedAgainAndAgain(t *testing.T) {
 			rnd := newRand(seed(t))
 			p := startProxied(t, replicas)
 			killed := 0
-			crash(t, p.Cluster, rnd, size(10, 300), func() error {
+			crash(t, p.Cluster, rnd, size(8, 300), func() error {
 				out, err := p.Postgres.SQL(p.Database, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"+
 					" WHERE datname = current_database() AND pid <> pg_backend_pid()")
 				var n int
@@ -349,12 +349,12 @@ func othersGoOn(t *testing.T, p *proxied, rounds int, bound time.Duration, harm,
 		}
 		time.Sleep(300*time.Millisecond + time.Duration(round)*7*time.Millisecond)
 		harm()
-		time.Sleep(5 * time.Second)
+		time.Sleep(bound)
 		stop.Store(true)
 		heal()
 		wg.Wait()
 		for i := 1; i < 3; i++ {
-			check(t, results[i].longest < bound, "round %d: replica %d writes nothing for %v: %+v", round, i, results[i].longest, results[i])
+			check(t, results[i].longest < bound-200*time.Millisecond, "round %d: replica %d writes nothing for %v: %+v", round, i, results[i].longest, results[i])
 			t.Logf("round %d: replica %d: %d writes, longest gap %v, %v", round, i, results[i].acked,
 				results[i].longest.Round(time.Millisecond), results[i].errs)
 		}
@@ -383,29 +383,35 @@ func TestAStoppedReplicaDoesNotStopTheOthers(t *testing.T) {
 // is held; while an append is executed and its end has not been sent.
 func TestADeadLinkDoesNotStopTheOthers(t *testing.T) {
 	silent := func(p *proxied) { p.proxies[0].Stall() }
+	// The first of these statements meets |kind|, and later ones do not get through.
 	at := func(kind harness.FaultKind, names ...string) func(p *proxied) {
 		return func(p *proxied) {
-			rule := func(s *harness.Statement) harness.Fault {
-				if s.Is(names...) {
+			var used atomic.Bool
+			p.proxies[0].SetRule(func(s *harness.Statement) harness.Fault {
+				if !s.Is(names...) {
+					return harness.Fault{}
+				}
+				if used.CompareAndSwap(false, true) {
 					return harness.Fault{Kind: kind}
 				}
-				return harness.Fault{}
-			}
-			p.proxies[0].SetRule(rule)
+				return harness.Fault{Kind: harness.Stall}
+			})
 		}
 	}
 	for _, c := range []struct {
 		name, mode string
+		bound      time.Duration
 		harm       func(p *proxied)
 	}{
-		{"at any moment", "auto", silent},
-		{"while it holds the lock", "locking", at(harness.Stall, "append", "append_leases")},
-		{"before the commit", "locking", at(harness.Stall, "COMMIT")},
-		{"before the end of a statement", "optimistic", at(harness.HoldSync, "append", "append_leases")},
+		{"at any moment", "auto", 3 * time.Second, silent},
+		{"while it holds the lock", "locking", 3 * time.Second, at(harness.Stall, "append", "append_leases")},
+		{"before the commit", "locking", 3 * time.Second, at(harness.Stall, "COMMIT")},
+		// Others wait for the lock for 2 s, then look for the session that has it.
+		{"before the end of a statement", "optimistic", 4500 * time.Millisecond, at(harness.HoldSync, "append", "append_leases")},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := startProxied(t, 3, "--transaction-mode", c.mode)
-			othersGoOn(t, p, size(1, 10), 4500*time.Millisecond, func() { c.harm(p) }, func() {
+			othersGoOn(t, p, size(1, 10), c.bound, func() { c.harm(p) }, func() {
 				p.proxies[0].SetRule(nil)
 				p.proxies[0].Resume()
 				p.proxies[0].Cut(nil)
