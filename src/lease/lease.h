@@ -3,7 +3,8 @@
  *
  * Every replica keeps one table. A lease's time starts anew whenever its counter was seen to move,
  * stamped with the time at which the answer that showed it was received. Time counts only while
- * counters are being read: a gap of more than |gap_ns| between two readings starts all timers again.
+ * counters are being read: a gap of more than |gap_ns| between two readings starts all timers
+ * again.
  */
 #ifndef LEASE_LEASE_H
 #define LEASE_LEASE_H
@@ -15,8 +16,8 @@ struct lease_table;
 struct lease_table *lease_table_new(uint64_t gap_ns, uint64_t margin_ns);
 void lease_table_free(struct lease_table *table);
 
-/* The replicated state granted |id| with entry |grant_seq|: the timer starts at |now_ns|. A grant of
- * a known id with another |grant_seq| replaces it. */
+/* The replicated state granted |id| with entry |grant_seq|: the timer starts at |now_ns|. A
+ * grant of a known id with another |grant_seq| replaces it. */
 void lease_table_grant(struct lease_table *table, int64_t id, int64_t ttl_s, uint64_t grant_seq,
                        uint64_t now_ns);
 void lease_table_revoke(struct lease_table *table, int64_t id);
@@ -26,8 +27,8 @@ void lease_table_revoke(struct lease_table *table, int64_t id);
 void lease_table_reading_begin(struct lease_table *table, uint64_t now_ns);
 void lease_table_reading(struct lease_table *table, int64_t id, uint64_t grant_seq,
                          uint64_t counter, uint64_t now_ns);
-/* Our own keep-alive was answered with |counter|: the timer starts again. The counter itself is only
- * taken from readings, because the answer does not say which grant of the id it renewed. */
+/* Our own keep-alive was answered with |counter|: the timer starts again. The counter itself
+ * is only taken from readings, because the answer does not say which grant of the id it renewed. */
 void lease_table_renewed(struct lease_table *table, int64_t id, uint64_t counter, uint64_t now_ns);
 /* Breaker open, stalled loop, reload: start all timers again at |now_ns|. */
 void lease_table_rearm(struct lease_table *table, uint64_t now_ns);

@@ -301,7 +301,7 @@ static bool spans_add(struct arena *arena, struct span_set *to, const struct spa
     return true;
 }
 
-/* The deletes of the list itself, first of all: puts of nested transactions are held against them. */
+/* The deletes of the list itself, first: puts of nested transactions are held against them. */
 static bool frame_add_deletes(struct arena *arena, struct list_frame *frame)
 {
     struct span *spans = arena_alloc(arena, frame->count * sizeof(*spans));

@@ -94,7 +94,7 @@ void store_eval_put(struct store_eval *eval, struct eval_write *write, const str
                     const struct cache_version **prev)
 {
     const struct cache_version *live = eval_live(cache_edit_view(eval->edit), put->key);
-    /* Checked against the state in front of a Txn; the Txn itself may have deleted the key since. */
+    /* Checked on the state in front of a Txn; the Txn itself may have deleted the key since. */
     struct cache_row row = {
         .key = put->key,
         .value = put->ignore_value && live != NULL ? cache_version_value(live) : put->value,

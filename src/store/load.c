@@ -8,8 +8,8 @@
  * A second load does not replace the cache, because readers and watchers hold cursors into it: the
  * new state is built beside it, and the difference is applied as one edit. Keys that were deleted
  * meanwhile and whose tombstones were purged (they may have been created again) get one at the last
- * revision that we had seen. It lies below the compact revision, so no reader sees it, and a watcher
- * that has not seen what happened is told `compacted`.
+ * revision that we had seen. It lies below the compact revision, so no reader sees it, and a
+ * watcher that has not seen what happened is told `compacted`.
  */
 #include "store/internal.h"
 
@@ -332,7 +332,8 @@ static void merge_grave(struct store_load *load, struct cache_edit *edit, struct
 
 /*
  * Rows behind ours may be gone. Say so in the event log: one event below compact_rev, so that a
- * cursor that stands at its end today is behind the gap. It is the tombstone of a key that nobody has.
+ * cursor that stands at its end today is behind the gap. It is the tombstone of a key that nobody
+ * has.
  */
 static void merge_gap(struct store_load *load, struct cache_edit *edit, uint32_t nth)
 {

@@ -11,7 +11,7 @@ static bool range_has_filters(const struct store_range *range)
            range->max_create_rev != 0;
 }
 
-/* etcd's words for "as the index gives them"; a target without an order is sorted after the limit. */
+/* As the index gives them. A target without an order is sorted, but after the limit: as in etcd. */
 static bool range_order_is_default(const struct store_range *range)
 {
     return range->sort_order == STORE_SORT_NONE ||

@@ -36,8 +36,13 @@ struct store;
 /* ---- what is asked: etcd's requests without protobuf ---------------------------------------- */
 
 enum store_sort_order { STORE_SORT_NONE, STORE_SORT_ASCEND, STORE_SORT_DESCEND };
-enum store_sort_target { STORE_SORT_KEY, STORE_SORT_VERSION, STORE_SORT_CREATE, STORE_SORT_MOD,
-                         STORE_SORT_VALUE };
+enum store_sort_target {
+    STORE_SORT_KEY,
+    STORE_SORT_VERSION,
+    STORE_SORT_CREATE,
+    STORE_SORT_MOD,
+    STORE_SORT_VALUE
+};
 
 struct store_range {
     struct slice key;
@@ -105,8 +110,8 @@ struct store_range_answer {
     uint64_t kv_count;
     uint64_t count;
     bool more;
-    bool keys_only;  /* Encode without values ... */
-    bool no_lease;   /* ... and without leases (etcd 3.7 serves keys_only from its index). */
+    bool keys_only; /* Encode without values ... */
+    bool no_lease;  /* ... and without leases (etcd 3.7 serves keys_only from its index). */
 };
 struct store_put_answer {
     const struct cache_version *prev; /* NULL unless asked for and there. */
@@ -132,7 +137,7 @@ struct store_txn_answer {
     struct store_op_answer *ops;
 };
 
-/* ---- validity: pure, any thread; called by the asker before it submits or runs a request ------ */
+/* ---- validity: pure, any thread; called by the asker before it submits or runs a request ----- */
 
 /* etcd's checks of one request, in etcd's order: EMPTY_KEY, INVALID_SORT_OPTION, VALUE_PROVIDED,
  * LEASE_PROVIDED; for a Txn also TOO_MANY_OPS, KEY_NOT_FOUND (an empty op), DUPLICATE_KEY.
@@ -156,10 +161,10 @@ enum store_kind {
     STORE_LEASE_REVOKE,
     STORE_COMPACT,
     /* Not ordered: */
-    STORE_READ_INDEX,   /* done when a snapshot that holds everything acknowledged before it was
+    STORE_READ_INDEX, /* done when a snapshot that holds everything acknowledged before it was
                            asked has been published on this replica. */
     STORE_LEASE_KEEPALIVE,
-    STORE_LEASE_TTL,    /* Linearizable; keys are read by the asker from the snapshot. */
+    STORE_LEASE_TTL, /* Linearizable; keys are read by the asker from the snapshot. */
 };
 
 /*
@@ -173,9 +178,9 @@ struct store_request {
     struct store *store;   /* Set by store_post. */
     struct loop *home;     /* Where |done| runs; NULL: on the store's thread. */
     enum store_kind kind;
-    uint64_t deadline_ns;  /* Monotonic; LIMIT_REQUEST_TIMEOUT_MS from submission at the latest. */
+    uint64_t deadline_ns; /* Monotonic; LIMIT_REQUEST_TIMEOUT_MS from submission at the latest. */
     struct arena *arena;
-    size_t size;           /* Marshalled size of the request, bytes: for admission. */
+    size_t size; /* Marshalled size of the request, bytes: for admission. */
     union {
         struct store_put put;
         struct store_delete del;
@@ -248,11 +253,11 @@ bool store_range_is_plain(const struct store_range *range);
 struct store_facts {
     uint64_t cluster_id;
     uint64_t member_id;
-    uint64_t raft_term;   /* epoch + duty term */
-    uint64_t leader;      /* Member id of the duty's owner; our own id when nobody has it. */
+    uint64_t raft_term; /* epoch + duty term */
+    uint64_t leader;    /* Member id of the duty's owner; our own id when nobody has it. */
     int64_t database_bytes;
-    bool ready;           /* Loaded and caught up. */
-    bool away;            /* Breaker open: linearizable reads and writes answer at once. */
+    bool ready; /* Loaded and caught up. */
+    bool away;  /* Breaker open: linearizable reads and writes answer at once. */
     bool fenced;
     uint64_t lag_entries; /* Newest seq seen in the database minus applied. */
     uint64_t doubt_count; /* Doubts since start. */
@@ -270,16 +275,16 @@ const struct store_facts *store_facts(const struct store *store);
 enum store_transaction_mode { STORE_OPTIMISTIC, STORE_LOCKING, STORE_AUTO };
 
 struct store_config {
-    struct sql_log *log;       /* Borrowed; outlives the store. */
-    struct timers *timers;     /* The owner's, on its clock. */
-    struct loop *loop;         /* For store_post; NULL in simulation. */
+    struct sql_log *log;   /* Borrowed; outlives the store. */
+    struct timers *timers; /* The owner's, on its clock. */
+    struct loop *loop;     /* For store_post; NULL in simulation. */
     struct rng *rng;
     struct reclaim *reclaim;
     enum store_transaction_mode transaction_mode;
-    uint32_t poll_interval_ms; /* 100 */
+    uint32_t poll_interval_ms;   /* 100 */
     uint32_t upkeep_interval_ms; /* 500 */
-    uint64_t lease_margin_ms;  /* Added to a TTL before expiry. */
-    struct sql_member self;    /* id 0: picked from rng. */
+    uint64_t lease_margin_ms;    /* Added to a TTL before expiry. */
+    struct sql_member self;      /* id 0: picked from rng. */
     uint64_t max_txn_ops;
     uint64_t request_size_max;
     /* A new snapshot or new facts were published. Store thread. */

@@ -121,7 +121,7 @@ static enum err range_check_rev(const struct store_range *range, const struct ca
     return range->revision < info->compact_rev ? ERR_COMPACTED : ERR_OK;
 }
 
-/* Check one operation; a nested transaction is entered. |cost| grows by what its answer may take. */
+/* Check one operation; a nested transaction is entered. |cost| grows by what its answer takes. */
 static enum err op_prepare(struct store_vec *frames, const struct store_op *op,
                            const struct cache_snapshot *view, struct arena *arena,
                            struct store_op_answer *answer, uint64_t *cost)

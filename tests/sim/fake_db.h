@@ -1,4 +1,4 @@
-/* What each statement does to the database, at one moment: the fake's half of the engines' rules. */
+/* What each statement does to the database, at one moment: the engines' rules. */
 #ifndef SIM_FAKE_DB_H
 #define SIM_FAKE_DB_H
 

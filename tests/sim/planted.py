@@ -32,7 +32,8 @@ def commands(build):
     for entry in json.loads((build / "compile_commands.json").read_text()):
         source = pathlib.Path(entry["file"])
         if source.is_relative_to(ROOT):
-            table[str(source.relative_to(ROOT))] = (shlex.split(entry["command"]), entry["directory"])
+            table[str(source.relative_to(ROOT))] = (
+                shlex.split(entry["command"]), entry["directory"])
     return table
 
 

@@ -1,8 +1,9 @@
 /*
- * Goal: the promises of docs/architecture.md hold whatever the network, the clocks and the database's
- * connections do.
- * Method: for each seed, some seconds of chaos in a simulated world, then rest; every answer and every
- * event is held against the log as it came to be. A failure prints its seed: replay it with --first.
+ * Goal: the promises of docs/architecture.md hold whatever the network, the clocks and the
+ * database's connections do.
+ * Method: for each seed, some seconds of chaos in a simulated world, then rest; every answer and
+ * every event is held against the log as it came to be. A failure prints its seed: replay it with
+ * --first.
  *
  *     sim [--seeds N] [--first S] [-v]      DROVER_SEED=S, DROVER_LONG=1
  */

@@ -1,7 +1,7 @@
 /*
  * Goal: every answer of an append ends as the log says, one step at a time.
- * Method: stores over the fake database; each append of a table row goes as scripted; then the answer
- * that the client got is compared with what stands in the log.
+ * Method: stores over the fake database; each append of a table row goes as scripted; then the
+ * answer that the client got is compared with what stands in the log.
  */
 #include "support.h"
 

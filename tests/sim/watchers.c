@@ -1,4 +1,4 @@
-/* Watchers on every replica: each event of the log once, in order, whole revisions, honest progress. */
+/* Watchers on every replica: each event once, in order, whole revisions, honest progress. */
 #include "sim.h"
 
 #include <stdio.h>
