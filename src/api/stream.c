@@ -89,6 +89,15 @@ static bool chunk_room(struct chunk *chunk, struct arena *arena, uint64_t *room)
     return true;
 }
 
+/* The first chunk is refused below a compaction, the further ones read what the thread holds. */
+static enum err stream_walk(struct api_thread *thread, const struct range_stream *stream,
+                            const struct cache_range *rest, struct cache_walk *walk)
+{
+    const struct cache_snapshot *snapshot = api_snapshot(thread);
+    return stream->count == 0 ? cache_walk_begin(walk, snapshot, rest, stream->revision)
+                              : cache_walk_begin_held(walk, snapshot, rest, stream->revision);
+}
+
 /* Keys of the next chunk. */
 static uint64_t chunk_max(const struct range_stream *stream)
 {
@@ -113,7 +122,7 @@ static enum err chunk_walk(struct api_thread *thread, const struct range_stream 
     uint64_t max = chunk_max(stream);
     uint64_t room = 0;
     struct cache_walk walk;
-    TRY(cache_walk_begin(&walk, api_snapshot(thread), &rest, stream->revision));
+    TRY(stream_walk(thread, stream, &rest, &walk));
     const struct cache_version *version = NULL;
     while ((version = cache_walk_next(&walk)) != NULL) {
         if (chunk->count >= max || chunk->size >= size_max) {
@@ -140,8 +149,10 @@ static enum err chunk_sort(struct api_thread *thread, const struct range_stream 
     struct store_range_answer answer;
     range.key = stream_rest(stream).key;
     range.revision = stream->revision;
-    range.limit = (int64_t)chunk_max(stream); /* Chunks double from ten; see the assertion. */
-    ASSERT(range.limit > 0);
+    if (range.limit >= 0) { /* etcd takes a negative one for the chunk's, and reads all at once. */
+        range.limit = (int64_t)chunk_max(stream); /* Chunks double from ten. */
+        ASSERT(range.limit > 0);
+    }
     TRY(store_range_run(api_snapshot(thread), &range, &thread->arena, &answer));
     chunk->kvs = answer.kvs;
     chunk->count = answer.kv_count;
@@ -205,9 +216,19 @@ static enum err stream_count(struct api_thread *thread, const struct range_strea
                              bool more, uint64_t *count)
 {
     uint64_t rest = 0;
+    struct cache_range keys = stream_rest(stream);
+    enum err err = ERR_OK;
     if (more) {
-        struct cache_range keys = stream_rest(stream);
-        TRY(cache_count(api_snapshot(thread), &keys, stream->revision, &rest));
+        err = cache_count(api_snapshot(thread), &keys, stream->revision, &rest);
+    }
+    if (err == ERR_COMPACTED && stream->count > 0) {
+        struct cache_walk walk;
+        TRY(stream_walk(thread, stream, &keys, &walk));
+        while (cache_walk_next(&walk) != NULL) {
+            rest++;
+        }
+    } else if (err != ERR_OK) {
+        return err;
     }
     *count = stream->count + rest;
     return ERR_OK;

@@ -107,6 +107,14 @@ struct cache_walk {
  */
 MUST_CHECK enum err cache_walk_begin(struct cache_walk *walk, const struct cache_snapshot *snapshot,
                                      const struct cache_range *range, int64_t at_rev);
+/*
+ * The same, for a reader whose thread has held |at_rev| (reclaim_reader_hold) without a break since
+ * the turn of a snapshot in which it was not compacted: never ERR_COMPACTED then. O(log keys) to
+ * start, O(1) amortised per key and newer version.
+ */
+MUST_CHECK enum err cache_walk_begin_held(struct cache_walk *walk,
+                                          const struct cache_snapshot *snapshot,
+                                          const struct cache_range *range, int64_t at_rev);
 /* The next live version, NULL at the end. */
 const struct cache_version *cache_walk_next(struct cache_walk *walk);
 /* The live version of one key at |at_rev|, or NULL: same errors by cache_walk_begin's rules. */

@@ -300,7 +300,8 @@ static inline void world_compact(int64_t revision)
     struct cache_edit *edit = cache_edit_begin(world.cache);
     cache_edit_set_compact_rev(edit, revision);
     world_publish(edit);
-    while (cache_trim(world.cache, 1000)) {
+    /* As far as the thread's hold lets it. */
+    for (uint32_t i = 0; i < 100 && cache_trim(world.cache, 1000); i++) {
         (void)reclaim_run(&world.reclaim);
         world_turn();
     }

@@ -193,6 +193,42 @@ static void a_full_window_stops_the_stream_and_its_revision_stays(void **state)
     call_end(call);
 }
 
+static void a_compaction_does_not_cut_a_stream(void **state)
+{
+    (void)state;
+    fill(3000, 1000);
+    const int64_t limits[] = {0, 2500};
+    for (size_t i = 0; i < ARRAY_COUNT(limits); i++) {
+        Etcdserverpb__RangeRequest request = whole();
+        request.revision = i == 0 ? 0 : world.revision;
+        request.limit = limits[i];
+        struct rpc_call *call = call_new("/etcdserverpb.KV/RangeStream");
+        call->room = false;
+        call_start(call);
+        call_send(call, &request);
+        for (uint32_t k = 0; k < 20; k++) {
+            world_put("key/002900", "changed");
+            world_put("key/000700", "changed");
+        }
+        world_delete("key/002000");
+        world_compact(world.revision);
+        while (!call->replied) {
+            assert_true(call->alive);
+            call->method->on_writable(call);
+        }
+        struct merged stream = merge(call);
+        assert_int_equal(stream.kvs, i == 0 ? 3000 : 2500);
+        assert_int_equal(stream.count, 3000);
+        buf_fini(&stream.keys);
+        call_end(call);
+        request.revision = world.revision - 1;
+        call = stream_call(&request);
+        assert_failed(call, ERR_COMPACTED);
+        call_end(call);
+        world_put("key/002000", "again");
+    }
+}
+
 static void a_stream_that_dies_lets_go_of_its_revision(void **state)
 {
     (void)state;
@@ -291,6 +327,7 @@ int main(void)
         CASE(an_empty_range_is_one_message),
         CASE(chunks_grow_to_the_size_of_a_request),
         CASE(a_full_window_stops_the_stream_and_its_revision_stays),
+        CASE(a_compaction_does_not_cut_a_stream),
         CASE(a_stream_that_dies_lets_go_of_its_revision),
         CASE(a_stream_refuses_what_etcd_refuses),
         CASE(a_target_without_an_order_sorts_each_chunk),
