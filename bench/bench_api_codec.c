@@ -1,6 +1,7 @@
 /*
  * A Range from the bytes of its request to the bytes of its answer, on one thread: decoding, a
- * point read, a page, a whole list, keys alone; beside it protobuf-c's own decoding, and a watch run.
+ * point read, a page, a whole list, keys alone; beside it protobuf-c's own decoding, and the
+ * encoding of an event.
  */
 #include "bench.h"
 

@@ -1,6 +1,6 @@
 /*
  * Walks at a revision that its reader has held since before it was compacted: what such a revision
- * shows is not trimmed (cache/trim.c: nothing above the lowest hold is cut), only refused to others.
+ * shows is not trimmed (cache/trim.c cuts nothing above the lowest hold), only refused to others.
  */
 #include "cache/internal.h"
 

@@ -1,8 +1,8 @@
 /*
  * Goal: whatever bytes arrive, api_decode takes them as Go would, without harm.
  * Method: for any input, decode; what was accepted is packed by protobuf-c, decoded again and
- * packed again, and must not have changed. Where the input is plain enough for protobuf-c to agree with Go
- * (see is_plain), its own unpacking must give the same message.
+ * packed again, and must not have changed. Where the input is plain enough for protobuf-c to agree
+ * with Go (see is_plain), its own unpacking must give the same message.
  */
 #ifndef FUZZ_API_DECODE_H
 #define FUZZ_API_DECODE_H
