@@ -104,8 +104,9 @@ func (r *runner) sameAnswer(want, got answer) bool {
 	return proto.Equal(a, b)
 }
 
-// compare returns whether drover's answer may stand beside etcd's.
-func (r *runner) compare(o *op, req proto.Message, want, got answer) bool {
+// compare returns whether drover's answer may stand beside etcd's. |req| is what etcd was sent,
+// |ours| what drover was: they differ in the ids of leases.
+func (r *runner) compare(o *op, req, ours proto.Message, want, got answer) bool {
 	if r.sameAnswer(want, got) {
 		return true
 	}
@@ -119,7 +120,7 @@ func (r *runner) compare(o *op, req proto.Message, want, got answer) bool {
 	if want.err == nil && got.err == nil && r.sameButForLag(o, want, got) {
 		return true
 	}
-	return o.isLocal() && r.sameAtItsRevision(o, req, got)
+	return o.isLocal() && r.sameAtItsRevision(o, req, ours, got)
 }
 
 // sameButForLag accepts an older header revision on answers that etcd, too, fills in from the
@@ -144,7 +145,7 @@ func (r *runner) sameButForLag(o *op, want, got answer) bool {
 
 // sameAtItsRevision judges an answer from another replica's memory by what etcd says for the
 // revision in its header. Where that can't be asked, the replica must agree soon.
-func (r *runner) sameAtItsRevision(o *op, req proto.Message, got answer) bool {
+func (r *runner) sameAtItsRevision(o *op, req, ours proto.Message, got answer) bool {
 	rr, isRange := req.(*pb.RangeRequest)
 	if at := headerOf(got.resp).GetRevision(); got.err == nil && isRange && at > 0 && at < r.current {
 		then := proto.Clone(rr).(*pb.RangeRequest)
@@ -162,7 +163,7 @@ func (r *runner) sameAtItsRevision(o *op, req proto.Message, got answer) bool {
 		}
 	}
 	for range 100 {
-		if r.sameAnswer(r.etcd.do(o, req), r.drover.do(o, req)) {
+		if r.sameAnswer(r.etcd.do(o, req), r.drover.do(o, ours)) {
 			r.hist.add("lag/" + o.method())
 			return true
 		}

@@ -104,7 +104,7 @@ func (r *runner) calls(s step) *deviation {
 	}
 	for i := range s {
 		r.hist.count(&s[i], r, reqs[i], wants[i])
-		if !r.compare(&s[i], ours[i], wants[i], gots[i]) {
+		if !r.compare(&s[i], reqs[i], ours[i], wants[i], gots[i]) {
 			return r.differ(&s[i], ours[i], wants[i].String(), gots[i].String())
 		}
 		if s[i].kind == opStream && gots[i].err == nil {
