@@ -159,7 +159,7 @@ func (r *crashRun) watch(until *atomic.Int64, done chan<- struct{}) {
 		timer := time.AfterFunc(time.Hour, cancel)
 		for err == nil {
 			var resp *pb.WatchResponse
-			timer.Reset(5 * time.Second) // A silent end must not stop us.
+			timer.Reset(time.Second) // A silent end must not stop us.
 			if resp, err = stream.Recv(); err != nil {
 				break
 			}
