@@ -137,8 +137,8 @@ const struct cache_version *cache_event(const struct cache_snapshot *snapshot, u
 /* Number of the first event with mod_rev >= |rev| that is not trimmed (event_end if none): below
  * event_begin only if |rev| is below compact_rev. O(log events). */
 uint64_t cache_event_at(const struct cache_snapshot *snapshot, int64_t rev);
-/* The version that stood at |event|'s mod_rev - 1, if etcd would give it as prev_kv: the key was
- * there, and mod_rev - 1 is not compacted in |snapshot|; else NULL. O(1). */
+/* The version that stood at |event|'s mod_rev - 1, if etcd would give it as prev_kv: not for
+ * a create, and only if mod_rev - 1 is not compacted in |snapshot|; else NULL. O(1). */
 const struct cache_version *cache_event_prev(const struct cache_snapshot *snapshot,
                                              const struct cache_version *event);
 

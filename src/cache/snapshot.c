@@ -190,7 +190,9 @@ const struct cache_version *cache_event_prev(const struct cache_snapshot *snapsh
 {
     ASSERT(event != NULL);
     ASSERT(event->mod_rev <= snapshot->info.revision);
-    if (event->mod_rev - 1 < snapshot->info.compact_rev) {
+    bool is_create =
+        !cache_version_is_tombstone(event) && cache_version_create_rev(event) == event->mod_rev;
+    if (is_create || event->mod_rev - 1 < snapshot->info.compact_rev) {
         return NULL;
     }
     const struct cache_version *older = cache_version_older(event);

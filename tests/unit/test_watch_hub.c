@@ -493,10 +493,11 @@ static bool check_prevs(void *owner, int64_t watch_id, const struct watch_events
 {
     bool *seen = owner;
     (void)watch_id;
-    assert_int_equal(events->count, 3);
+    assert_int_equal(events->count, 4);
     assert_null(events->prevs[0]);
     assert_int_equal(cache_version_mod_rev(events->prevs[1]), 2);
     assert_int_equal(cache_version_mod_rev(events->prevs[2]), 2);
+    assert_null(events->prevs[3]); /* A create, though the key was there at revision 2. */
     *seen = true;
     return true;
 }
@@ -518,6 +519,7 @@ static void prev_kv_is_what_stood_one_revision_earlier(void **state)
         {.revision = 2, .key = SLICE_LIT("k"), .create_rev = 2, .version = 1},
         {.revision = 3, .key = SLICE_LIT("k"), .create_rev = 2, .version = 2},
         {.revision = 3, .sub = 1, .key = SLICE_LIT("k"), .is_delete = true},
+        {.revision = 3, .sub = 2, .key = SLICE_LIT("k"), .create_rev = 3, .version = 1},
     };
     for (size_t i = 0; i < ARRAY_COUNT(rows); i++) {
         assert_non_null(cache_edit_apply(edit, &rows[i]));
