@@ -141,10 +141,22 @@ func differential(t *testing.T, setup harness.Setup) {
 	t.Logf("%v: %d operations, seeds %d to %d, %v", setup, c.ops.Load(), first, c.next.Load()-1,
 		time.Since(began).Round(time.Second))
 	t.Logf("histogram:\n%s", c.hist)
-	if lacking := c.hist.lacking(size(5, 50)); len(lacking) > 0 {
+	if lacking := c.hist.lacking(c.least()); len(lacking) > 0 {
 		t.Errorf("too seldom:\n%s", strings.Join(lacking, "\n"))
 	}
 }
+
+// goesOn tells whether more programs are wanted: up to the target, and then, within limits, until
+// everything has occurred often enough.
+func (c *campaign) goesOn() bool {
+	ops := c.ops.Load()
+	if c.deviations.Load() >= deviationsMax || ops >= 4*c.target {
+		return false
+	}
+	return ops < c.target || len(c.hist.lacking(c.least())) > 0
+}
+
+func (c *campaign) least() int { return size(5, 50) }
 
 // work runs programs on one pair, and on a new one after each that failed.
 func (c *campaign) work() error {
@@ -153,7 +165,7 @@ func (c *campaign) work() error {
 		return err
 	}
 	defer func() { p.close() }()
-	for c.ops.Load() < c.target && c.deviations.Load() < deviationsMax {
+	for c.goesOn() {
 		p.runner.seed, p.runner.ops = c.next.Add(1)-1, 0
 		program := generate(p.runner.seed, programOps, c.setup.Replicas)
 		d := p.runner.run(program)
