@@ -393,7 +393,8 @@ static void locked(struct sql_lock *lock)
 {
     struct store_batch *batch = CONTAINER_OF(lock, struct store_batch, lock);
     struct store *store = CONTAINER_OF(batch, struct store, batch);
-    store_health_end(store, lock->err == ERR_OK);
+    /* Whoever holds the lock for too long is no sign that the database is away. */
+    store_health_end(store, lock->err != ERR_NO_LEADER);
     if (lock->err != ERR_OK) {
         store_batch_pause(store);
         return;

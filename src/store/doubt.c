@@ -68,7 +68,7 @@ static void judged(struct sql_verdict *verdict)
     struct store_batch *batch = CONTAINER_OF(verdict, struct store_batch, verdict);
     struct store *store = CONTAINER_OF(batch, struct store, batch);
     ASSERT(sm_is(&batch->sm, BATCH_JUDGING));
-    store_health_end(store, verdict->err == ERR_OK);
+    store_health_end(store, verdict->err != ERR_NO_LEADER);
     if (verdict->err != ERR_OK) {
         store_batch_doubt(store);
         return;

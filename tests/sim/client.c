@@ -3,6 +3,7 @@
 
 enum {
     THINK_MAX_MS = 60,
+    THINK_FAST_MAX_MS = 4,
     THINK_SLOW_MAX_MS = 1500,
     LEASE_IDS = 3,
     DEADLINE_MIN_MS = 20,
@@ -29,7 +30,9 @@ static void client_later(struct world *world, uint32_t client)
 {
     struct client_event *event = mem_alloc(sizeof(*event));
     *event = (struct client_event){world, client};
-    uint64_t think_ms = world->renews ? THINK_SLOW_MAX_MS : THINK_MAX_MS;
+    uint64_t think_ms = world->renews  ? THINK_SLOW_MAX_MS
+                        : world->dense ? THINK_FAST_MAX_MS
+                                       : THINK_MAX_MS;
     sched_add(&world->sched, sched_between(&world->sched, 0, think_ms) * NS_PER_MS, event_client,
               event);
 }

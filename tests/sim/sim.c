@@ -74,6 +74,7 @@ static void world_init(struct world *world, uint64_t seed)
     world->mode = (enum store_transaction_mode)sched_between(&world->sched, 0, 2);
     world->fast_clocks = sched_chance(&world->sched, 200);
     world->renews = sched_chance(&world->sched, 200);
+    world->dense = sched_chance(&world->sched, 150);
     world->upkeep_ms = (uint32_t)sched_between(&world->sched, 100, 500);
     for (uint32_t i = 0; i < world->replica_count; i++) {
         world->replicas[i] = (struct replica){

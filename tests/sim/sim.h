@@ -14,7 +14,7 @@
 #include "store/store.h"
 #include "watch/watch.h"
 
-enum { REPLICAS_MAX = 3, CLIENTS_MAX = 6, KEY_COUNT = 6, WATCHERS = 2, OPS_MAX = 4096 };
+enum { REPLICAS_MAX = 3, CLIENTS_MAX = 8, KEY_COUNT = 6, WATCHERS = 2, OPS_MAX = 4096 };
 
 /* ---- the model: what the log says (model.c) ------------------------------------------------- */
 
@@ -149,6 +149,7 @@ struct world {
     int64_t acked_rev;
     bool chaos;  /* Faults happen. */
     bool renews; /* Half of all requests are keep-alives, and all are rare. */
+    bool dense;          /* Clients hardly think. */
     uint32_t upkeep_ms;
     bool ending;      /* Nobody is started again. */
     bool fast_clocks; /* A clock ran too fast: lease times hold by a tenth only. */
