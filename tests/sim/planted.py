@@ -2,6 +2,7 @@
 """Planted bugs: each patch must apply, build, and be found by the simulation within its seeds.
 
     planted.py BUILD_DIR [--only NAME] [--jobs N]
+    planted.py BUILD_DIR --canary        a patch that breaks nothing, and one that does not apply
 
 Only the files that a patch touches are compiled again, with the very command of the build; the rest
 comes from the libraries of the build. All of them together take less than a minute on two cores.
@@ -111,13 +112,37 @@ def run_patch(build, table, patch):
     return patch.stem, True, f"{line[:110]} ({took:.1f} s)"
 
 
+CANARIES = {
+    "harmless": ("enum { POLL_FASTEST_MS = 5 };", "enum { POLL_FASTEST_MS = 6 };"),
+    "astray": ("enum { POLL_FASTEST_MS = 555 };", "enum { POLL_FASTEST_MS = 6 };"),
+}
+
+
+def canary(build, table):
+    """Both must be told as missed, else this script would not notice anything."""
+    with tempfile.TemporaryDirectory(prefix="planted-") as folder:
+        for name, (old, new) in CANARIES.items():
+            file = "src/store/tail.c"
+            path = pathlib.Path(folder) / f"{name}.patch"
+            path.write_text(f"Seeds: 20\n\n--- a/{file}\n+++ b/{file}\n@@ -10,1 +10,1 @@\n"
+                            f"-{old}\n+{new}\n")
+            _, found, what = run_patch(build, table, path)
+            print(f"{name}: {what}")
+            if found:
+                return 1
+    return 0
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("build", type=pathlib.Path)
     parser.add_argument("--only")
+    parser.add_argument("--canary", action="store_true")
     parser.add_argument("--jobs", type=int, default=2)
     args = parser.parse_args()
     build = args.build.resolve()
+    if args.canary:
+        return canary(build, commands(build))
     patches = sorted(PATCHES.glob("*.patch"))
     if args.only:
         patches = [patch for patch in patches if args.only in patch.stem]
