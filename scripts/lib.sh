@@ -3,7 +3,8 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 export ROOT
 
 BUILD_PACKAGES=(gcc libc6-dev make cmake pkg-config protobuf-c-compiler libprotobuf-c-dev
-    libuv1-dev libnghttp2-dev libpq-dev libsqlite3-dev libxxhash-dev uthash-dev libyaml-dev)
+    libuv1-dev libnghttp2-dev libpq-dev libsqlite3-dev libxxhash-dev uthash-dev libyaml-dev
+    zlib1g-dev)
 TEST_PACKAGES=(git python3 python3-venv python3-pip ninja-build ccache libcmocka-dev
     clang clang-format clang-tidy postgresql etcd-client util-linux)
 GO_VERSION=1.26.6 # Used when no newer Go is there.

@@ -25,7 +25,8 @@ USES = {
 # Which module owns which library from outside.
 LIBRARIES = {
     "libpq-fe.h": {"sql"}, "sqlite3.h": {"sql"}, "nghttp2/nghttp2.h": {"rpc"},
-    "yaml.h": {"server"}, "xxhash.h": {"core"}, "protobuf-c/protobuf-c.h": {"api"},
+    "yaml.h": {"server"}, "zlib.h": {"rpc"}, "xxhash.h": {"core"},
+    "protobuf-c/protobuf-c.h": {"api"},
 }
 MUTEX_OWNERS = {"core", "sql"}
 LINE_MAX, FILE_MAX, FUNCTION_MAX, NESTING_MAX = 100, 1000, 70, 4

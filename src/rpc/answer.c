@@ -4,6 +4,7 @@
 #include "core/mem.h"
 #include "core/metrics.h"
 #include "rpc/grpc.h"
+#include "rpc/gzip.h"
 
 enum {
     ANSWER_PIECE_ROOM = 2048,    /* Small parts are gathered in pieces of this size. */
@@ -81,6 +82,24 @@ static void answer_add_large(struct rpc_call *call, struct slice bytes, struct s
     answer_append(call, piece);
 }
 
+/* The prefix, with gRPC's |flag|, and |parts|, which have |size| bytes. */
+static void answer_add_message(struct rpc_call *call, uint8_t flag, size_t size,
+                               const struct rpc_part *parts, size_t part_count)
+{
+    const uint8_t prefix[RPC_FRAME_PREFIX] = {flag, (uint8_t)(size >> 24), (uint8_t)(size >> 16),
+                                              (uint8_t)(size >> 8), (uint8_t)size};
+    answer_add_small(call, prefix, sizeof(prefix));
+    for (size_t i = 0; i < part_count; i++) {
+        if (parts[i].bytes.size >= RPC_OUT_REFERENCE_MIN) {
+            answer_add_large(call, parts[i].bytes, parts[i].owner);
+        } else if (parts[i].bytes.size > 0) {
+            answer_add_small(call, parts[i].bytes.data, parts[i].bytes.size);
+        }
+    }
+    call->out_size += size + sizeof(prefix);
+    call->conn->out_size += size + sizeof(prefix);
+}
+
 /* False, and the call ended, when the message is too large for gRPC. */
 static bool answer_queue(struct rpc_call *call, const struct rpc_part *parts, size_t part_count)
 {
@@ -96,18 +115,16 @@ static bool answer_queue(struct rpc_call *call, const struct rpc_part *parts, si
         buf_fini(&words);
         return false;
     }
-    const uint8_t prefix[RPC_FRAME_PREFIX] = {0, (uint8_t)(size >> 24), (uint8_t)(size >> 16),
-                                              (uint8_t)(size >> 8), (uint8_t)size};
-    answer_add_small(call, prefix, sizeof(prefix));
-    for (size_t i = 0; i < part_count; i++) {
-        if (parts[i].bytes.size >= RPC_OUT_REFERENCE_MIN) {
-            answer_add_large(call, parts[i].bytes, parts[i].owner);
-        } else if (parts[i].bytes.size > 0) {
-            answer_add_small(call, parts[i].bytes.data, parts[i].bytes.size);
-        }
+    if (call->is_gzip && size > 0) {
+        /* Compressed because the client compresses, as in grpc-go. */
+        struct buf packed = {0};
+        rpc_gzip_deflate(parts, part_count, &packed);
+        const struct rpc_part part = {.bytes = buf_slice(&packed)};
+        answer_add_message(call, 1, packed.size, &part, 1);
+        buf_fini(&packed);
+    } else {
+        answer_add_message(call, 0, size, parts, part_count);
     }
-    call->out_size += size + sizeof(prefix);
-    call->conn->out_size += size + sizeof(prefix);
     metrics_call_sent(call->counter);
     return true;
 }

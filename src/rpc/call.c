@@ -1,11 +1,11 @@
-/* A call's life, its input and its handler. What it sends is in answer.c. */
+/* A call's life, its messages and its handler. Headers are headers.c, answers answer.c. */
 #include "rpc/call.h"
 
 #include "core/limits.h"
 #include "core/log.h"
 #include "core/mem.h"
 #include "core/metrics.h"
-#include "rpc/grpc.h"
+#include "rpc/gzip.h"
 
 enum {
     CALL_POOL_MAX = 1024, /* Per thread; each keeps at most CALL_ARENA_KEEP bytes. */
@@ -246,157 +246,14 @@ bool rpc_call_is_alive(const struct rpc_call *call)
 
 /* ---- headers ------------------------------------------------------------------------------- */
 
-/* True and |*value| a copy for life; at the arena's ceiling the list counts as too large. */
-static bool call_copy(struct rpc_call *call, struct slice from, struct slice *copy)
-{
-    if (!arena_copy(&call->arena, from, copy)) {
-        call->headers_too_large = true;
-        return false;
-    }
-    return true;
-}
-
-static void call_add_metadata(struct rpc_call *call, struct slice name, struct slice value)
-{
-    if (call->header_count == call->header_room) {
-        uint32_t room = call->header_room * 2;
-        struct rpc_header *more = arena_alloc(&call->arena, room * sizeof(*more));
-        if (more == NULL || call->header_count >= LIMIT_HTTP_HEADER_COUNT) {
-            call->headers_too_large = true;
-            return;
-        }
-        memcpy(more, call->headers, call->header_count * sizeof(*more));
-        call->headers = more;
-        call->header_room = room;
-    }
-    struct rpc_header *header = &call->headers[call->header_count];
-    if (call_copy(call, name, &header->name) && call_copy(call, value, &header->value)) {
-        call->header_count++;
-    }
-}
-
-static void call_set_timeout(struct rpc_call *call, struct slice value)
-{
-    struct buf why = {0};
-    uint64_t timeout_ns = 0;
-    buf_add_slice(&why, SLICE_LIT("malformed grpc-timeout: "));
-    call->has_timeout = true;
-    if (!rpc_grpc_timeout(value, &timeout_ns, &why)) {
-        call->timeout_is_bad = true;
-        (void)call_copy(call, buf_slice(&why), &call->timeout_why);
-    }
-    uint64_t now_ns = rpc_io_now_ns(call->io);
-    call->deadline_ns = timeout_ns < UINT64_MAX - 1 - now_ns ? now_ns + timeout_ns : UINT64_MAX - 1;
-    buf_fini(&why);
-}
-
-/* Field names that the call itself needs; others are metadata. */
-static void call_add_pseudo(struct rpc_call *call, struct slice name, struct slice value)
-{
-    if (slice_equal(name, SLICE_LIT(":path"))) {
-        (void)call_copy(call, value, &call->path);
-    } else if (slice_equal(name, SLICE_LIT(":method"))) {
-        call->is_post = slice_equal(value, SLICE_LIT("POST"));
-        if (!call->is_post) {
-            (void)call_copy(call, value, &call->http_method);
-        }
-    } else if (slice_equal(name, SLICE_LIT(":authority"))) {
-        call_add_metadata(call, name, value);
-    }
-}
-
-void rpc_call_add_header(struct rpc_call *call, struct slice name, struct slice value)
-{
-    call->header_size += name.size + value.size + 32; /* RFC 9113 section 6.5.2. */
-    if (call->header_size > LIMIT_HTTP_HEADER_SIZE) {
-        call->headers_too_large = true;
-    }
-    if (call->headers_too_large || name.size == 0) {
-        return;
-    }
-    if (name.data[0] == ':') {
-        call_add_pseudo(call, name, value);
-    } else if (slice_equal(name, SLICE_LIT("content-type"))) {
-        call->is_grpc = rpc_grpc_content_type_is_valid(value);
-        (void)call_copy(call, value, &call->content_type);
-    } else if (slice_equal(name, SLICE_LIT("grpc-timeout"))) {
-        call_set_timeout(call, value);
-    } else if (slice_equal(name, SLICE_LIT("grpc-encoding"))) {
-        (void)call_copy(call, value, &call->encoding);
-    } else if (!slice_equal(name, SLICE_LIT("te"))) {
-        call_add_metadata(call, name, value);
-    }
-}
-
-/* Ends a call that its handler never sees. Frees |words|. */
-static void call_refuse(struct rpc_call *call, uint32_t http_status, int code, struct buf *words)
+void rpc_call_refuse(struct rpc_call *call, uint32_t http_status, int code, const struct buf *words)
 {
     call->http_status = http_status;
     rpc_call_end(call, code, buf_slice(words));
-    buf_fini(words);
 }
 
-/* What grpc-go's transport refuses, in its order. True when refused. */
-static bool call_refuse_headers(struct rpc_call *call)
-{
-    struct buf words = {0};
-    if (!call->is_grpc) {
-        buf_add_slice(&words, SLICE_LIT("invalid gRPC request content-type "));
-        rpc_grpc_quote(call->content_type, &words);
-        call_refuse(call, 415, RPC_INVALID_ARGUMENT, &words);
-        return true;
-    }
-    if (call->timeout_is_bad) {
-        buf_add_slice(&words, call->timeout_why);
-        call_refuse(call, 400, RPC_INTERNAL, &words);
-        return true;
-    }
-    if (!call->is_post) {
-        buf_add_slice(&words, SLICE_LIT("Received a HEADERS frame with :method "));
-        rpc_grpc_quote(call->http_method, &words);
-        buf_add_slice(&words, SLICE_LIT(" which should be POST"));
-        call_refuse(call, 405, RPC_INTERNAL, &words);
-        return true;
-    }
-    if (call->has_timeout && call->deadline_ns <= rpc_io_now_ns(call->io)) {
-        buf_add_slice(&words, slice_str(err_text(ERR_DEADLINE_EXCEEDED)));
-        call_refuse(call, 200, RPC_DEADLINE, &words);
-        return true;
-    }
-    return false;
-}
-
-static void call_refuse_method(struct rpc_call *call)
-{
-    struct buf words = {0};
-    struct slice service;
-    struct slice method;
-    if (!rpc_grpc_split_path(call->path, &service, &method)) {
-        buf_add_slice(&words, SLICE_LIT("malformed method name: "));
-        rpc_grpc_quote(call->path, &words);
-    } else if (rpc_methods_has_service(call->io->methods, service)) {
-        buf_add_slice(&words, SLICE_LIT("unknown method "));
-        buf_add_slice(&words, method);
-        buf_add_slice(&words, SLICE_LIT(" for service "));
-        buf_add_slice(&words, service);
-    } else {
-        buf_add_slice(&words, SLICE_LIT("unknown service "));
-        buf_add_slice(&words, service);
-    }
-    call_refuse(call, 200, RPC_UNIMPLEMENTED, &words);
-}
-
-static void call_add_no_decompressor(const struct rpc_call *call, struct buf *words)
-{
-    buf_add_slice(words, SLICE_LIT("grpc: Decompressor is not installed for grpc-encoding "));
-    rpc_grpc_quote(call->encoding, words);
-}
-
-static bool call_is_encoded(const struct rpc_call *call)
-{
-    return call->encoding.size > 0 && !slice_equal(call->encoding, SLICE_LIT("identity"));
-}
-
+/* grpc-go resets the stream instead, and leaves the status to the client, which has a clock of its
+ * own: it sees DeadlineExceeded either way. Trailers also tell those that have none. */
 static void call_on_deadline(struct timer *timer)
 {
     struct rpc_call *call = CONTAINER_OF(timer, struct rpc_call, deadline);
@@ -411,25 +268,17 @@ static void call_on_deadline(struct timer *timer)
 
 void rpc_call_begin(struct rpc_call *call)
 {
-    if (call->headers_too_large) {
-        rpc_http2_reset(call, NGHTTP2_FRAME_SIZE_ERROR);
-        call->input_done = true;
-        return;
-    }
-    if (call_refuse_headers(call)) {
+    if (rpc_call_refuse_headers(call)) {
         return;
     }
     call->method = rpc_methods_find(call->io->methods, call->path);
     if (call->method == NULL) {
-        call_refuse_method(call);
+        rpc_call_refuse_method(call);
         return;
     }
     call->counter = rpc_methods_counter(call->io->methods, call->method);
     metrics_call_started(call->counter);
-    struct buf words = {0};
-    if (call_is_encoded(call)) {
-        call_add_no_decompressor(call, &words);
-        call_refuse(call, 200, RPC_UNIMPLEMENTED, &words);
+    if (rpc_call_refuse_encoding(call)) {
         return;
     }
     sm_move(&call->sm, CALL_OPEN);
@@ -464,17 +313,28 @@ static void call_fail_size(struct rpc_call *call)
     buf_fini(&words);
 }
 
-static void call_fail_flag(struct rpc_call *call, enum rpc_frame_result result)
+static void call_fail_flag(struct rpc_call *call)
 {
+    uint8_t flag = rpc_frame_flag(&call->frame);
     struct buf words = {0};
-    if (result == RPC_FRAME_COMPRESSED) {
+    if (flag == 1) {
         buf_add_slice(&words,
                       SLICE_LIT("grpc: compressed flag set with identity or empty encoding"));
     } else {
-        buf_printf(&words, "grpc: received unexpected payload format %u", call->frame.prefix[0]);
+        buf_printf(&words, "grpc: received unexpected payload format %u", flag);
     }
     rpc_fail(call, RPC_INTERNAL, buf_slice(&words));
     buf_fini(&words);
+}
+
+/* False, and the call failed, when its connection holds too many bytes of messages. */
+static bool call_check_ceiling(struct rpc_call *call)
+{
+    if (call->conn->in_size <= call->io->config->conn_in_max) {
+        return true;
+    }
+    call_fail_words(call, RPC_RESOURCE_EXHAUSTED, "too many bytes of requests on one connection");
+    return false;
 }
 
 /* Keep the first message for the call's life: out of the frame, or copied. */
@@ -493,7 +353,7 @@ static bool call_keep(struct rpc_call *call, struct slice message)
         return false;
     }
     call_hold(call, call->message.size);
-    return true;
+    return call_check_ceiling(call);
 }
 
 static void call_message_bidi(struct rpc_call *call, struct slice message)
@@ -533,7 +393,7 @@ static void call_message(struct rpc_call *call, struct slice message)
     }
 }
 
-/* The memory of a message that is being collected, within the connection's ceiling. */
+/* Counts the memory of a message that is being collected. False when that fails the call. */
 static bool call_count_frame(struct rpc_call *call)
 {
     if (call->frame.room <= call->frame_counted) {
@@ -541,7 +401,49 @@ static bool call_count_frame(struct rpc_call *call)
     }
     call_hold(call, call->frame.room - call->frame_counted);
     call->frame_counted = call->frame.room;
-    return call->conn->in_size <= LIMIT_CONN_IN_MAX;
+    return call_check_ceiling(call);
+}
+
+/* The plain message takes the place of |packed| in the frame. False when that fails the call. */
+static bool call_unpack(struct rpc_call *call, struct slice packed, struct slice *message)
+{
+    struct buf plain = {0};
+    struct buf why = {0};
+    uint32_t size_max = call->io->config->request_size_max;
+    enum rpc_status status = rpc_gzip_inflate(packed, size_max, &plain, &why);
+    if (status != RPC_OK) {
+        rpc_fail(call, status, buf_slice(&why));
+        buf_fini(&plain);
+        buf_fini(&why);
+        return false;
+    }
+    struct rpc_frame *frame = &call->frame;
+    call_release(call, call->frame_counted);
+    call->frame_counted = 0;
+    mem_free(frame->data);
+    frame->data = mem_realloc(plain.data, plain.size + 1); /* Gives back what is not needed. */
+    frame->have = (uint32_t)plain.size;
+    frame->room = (uint32_t)plain.size + 1;
+    *message = slice_of(frame->data, plain.size);
+    return call_count_frame(call);
+}
+
+/* |message| is whole, as it came. */
+static void call_message_whole(struct rpc_call *call, struct slice message)
+{
+    uint8_t flag = rpc_frame_flag(&call->frame);
+    if (flag == 0) {
+        call_message(call, message);
+    } else if (flag != 1 || !call->is_gzip) {
+        call_fail_flag(call);
+    } else if (call_unpack(call, message, &message)) {
+        call_message(call, message);
+    }
+    if (!call->input_done) {
+        call_release(call, call->frame_counted);
+        call->frame_counted = 0;
+        rpc_frame_next(&call->frame);
+    }
 }
 
 static bool call_is_stalled(const struct rpc_call *call)
@@ -558,27 +460,16 @@ static void call_input(struct rpc_call *call, struct slice *bytes)
         enum rpc_frame_result result =
             rpc_frame_feed(&call->frame, bytes, call->io->config->request_size_max, &message);
         if (!call_count_frame(call)) {
-            call_fail_words(call, RPC_RESOURCE_EXHAUSTED,
-                            "too many bytes of requests on one connection");
             return;
         }
         switch (result) {
         case RPC_FRAME_MORE:
             break;
         case RPC_FRAME_MESSAGE:
-            call_message(call, message);
-            if (!call->input_done) {
-                call_release(call, call->frame_counted);
-                call->frame_counted = 0;
-                rpc_frame_next(&call->frame);
-            }
+            call_message_whole(call, message);
             break;
         case RPC_FRAME_TOO_LARGE:
             call_fail_size(call);
-            break;
-        case RPC_FRAME_COMPRESSED:
-        case RPC_FRAME_BAD_FLAG:
-            call_fail_flag(call, result);
             break;
         }
     }
@@ -638,10 +529,7 @@ void rpc_call_data(struct rpc_call *call, struct slice bytes)
     call_hold(call, bytes.size);
     rpc_http2_consume_conn(call, size);
     rpc_http2_consume_stream(call, size - bytes.size);
-    if (call->conn->in_size > LIMIT_CONN_IN_MAX) {
-        call_fail_words(call, RPC_RESOURCE_EXHAUSTED,
-                        "too many bytes of requests on one connection");
-    }
+    (void)call_check_ceiling(call);
 }
 
 void rpc_call_half_close(struct rpc_call *call)

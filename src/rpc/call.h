@@ -60,8 +60,13 @@ struct rpc_call {
     bool is_post;
     bool is_grpc;
     bool has_timeout;
-    bool timeout_is_bad;
-    bool headers_too_large;
+    bool has_connection;    /* The header of that name. */
+    bool headers_too_large; /* The first of the two wins. */
+    bool is_malformed;
+    bool regular_seen;   /* A header that is no pseudo-header. */
+    bool is_gzip;        /* Messages may be compressed, answers will be. */
+    uint8_t pseudo_seen; /* Bits of headers.c. */
+    uint32_t host_count;
     /* Output. */
     bool headers_sent;
     bool is_deferred; /* The session waits for rpc_http2_resume. */
@@ -86,9 +91,10 @@ struct rpc_call {
     uint64_t started_ns;
     struct timer deadline;
     struct slice path;
-    struct slice content_type;
+    struct slice content_type; /* The last one that is not gRPC's. */
     struct slice encoding;
-    struct slice timeout_why;
+    struct slice header_why; /* What is wrong with a value; the last one, as in grpc-go. */
+    struct slice host;
     struct slice http_method;
     uint32_t header_count;
     uint32_t header_room;
@@ -103,8 +109,6 @@ struct rpc_call {
 
 /* One call for a stream that begins. From the pool. */
 struct rpc_call *rpc_call_new(struct rpc_conn *conn, int32_t stream_id);
-/* A header field, borrowed; copied. */
-void rpc_call_add_header(struct rpc_call *call, struct slice name, struct slice value);
 /* The header block is complete: find the method, or refuse. */
 void rpc_call_begin(struct rpc_call *call);
 /* Bytes of DATA, borrowed. Gives them back to flow control, now or later. */
@@ -119,8 +123,22 @@ void rpc_call_wake(struct rpc_call *call);
 void rpc_call_await(struct rpc_call *call);
 /* Input that arrived is forgotten, what still arrives is dropped. */
 void rpc_call_drop_input(struct rpc_call *call);
+/* Ends a call that its handler never sees. */
+void rpc_call_refuse(struct rpc_call *call, uint32_t http_status, int code,
+                     const struct buf *words);
 /* Free a call that a server is left with. */
 void rpc_call_free(struct rpc_call *call);
+
+/* ---- headers.c ----------------------------------------------------------------------------- */
+
+/* A header field, borrowed; copied. */
+void rpc_call_add_header(struct rpc_call *call, struct slice name, struct slice value);
+/* The header list is complete. True when it is refused: the call ended, or its stream is reset. */
+bool rpc_call_refuse_headers(struct rpc_call *call);
+/* No method has this path. */
+void rpc_call_refuse_method(struct rpc_call *call);
+/* True when the call ended, since nobody can decode its messages. */
+bool rpc_call_refuse_encoding(struct rpc_call *call);
 
 /* ---- answer.c ------------------------------------------------------------------------------ */
 

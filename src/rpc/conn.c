@@ -202,7 +202,7 @@ static bool conn_flush_http2(struct rpc_conn *conn)
             return false;
         }
         written += size;
-        if (written >= LIMIT_CONN_TURN_WRITE) {
+        if (written >= conn->io->config->conn_turn_write) {
             rpc_conn_touch(conn); /* Others first; then go on. */
             break;
         }

@@ -53,9 +53,6 @@ enum rpc_frame_result rpc_frame_feed(struct rpc_frame *frame, struct slice *byte
     if (frame->size > size_max) {
         return RPC_FRAME_TOO_LARGE;
     }
-    if (frame->prefix[0] != 0) {
-        return frame->prefix[0] == 1 ? RPC_FRAME_COMPRESSED : RPC_FRAME_BAD_FLAG;
-    }
     if (frame->have == 0 && bytes->size >= frame->size) {
         *message = slice_of(bytes->data, frame->size);
         bytes->data += frame->size;

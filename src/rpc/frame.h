@@ -22,11 +22,9 @@ struct rpc_frame {
 };
 
 enum rpc_frame_result {
-    RPC_FRAME_MORE,       /* All bytes were taken; the message is not complete. */
-    RPC_FRAME_MESSAGE,    /* One message; call rpc_frame_next before feeding again. */
-    RPC_FRAME_TOO_LARGE,  /* |frame|->size is over the ceiling. Final. */
-    RPC_FRAME_COMPRESSED, /* Flag 1. Final. */
-    RPC_FRAME_BAD_FLAG,   /* |frame|->prefix[0] is neither 0 nor 1. Final. */
+    RPC_FRAME_MORE,      /* All bytes were taken; the message is not complete. */
+    RPC_FRAME_MESSAGE,   /* One message; call rpc_frame_next before feeding again. */
+    RPC_FRAME_TOO_LARGE, /* |frame|->size is over the ceiling. Final. */
 };
 
 /* Takes bytes from the front of |bytes|. |message| is borrowed from the bytes or from the frame,
@@ -35,10 +33,15 @@ MUST_CHECK enum rpc_frame_result rpc_frame_feed(struct rpc_frame *frame, struct 
                                                 uint32_t size_max, struct slice *message);
 /* Frees the message that was returned, and stands at the next one. */
 void rpc_frame_next(struct rpc_frame *frame);
-/* True between messages: the stream may end here. */
+/* Of the message that was returned: 0 plain, 1 compressed, all else is an error of the client. */
+static inline uint8_t rpc_frame_flag(const struct rpc_frame *frame)
+{
+    return frame->prefix[0];
+}
+/* True when the stream may end here: between messages, or, as in grpc-go, inside of a prefix. */
 static inline bool rpc_frame_is_between(const struct rpc_frame *frame)
 {
-    return frame->prefix_have == 0;
+    return frame->prefix_have < RPC_FRAME_PREFIX;
 }
 
 #endif

@@ -152,6 +152,68 @@ void rpc_grpc_quote(struct slice text, struct buf *quoted)
     buf_add_byte(quoted, '"');
 }
 
+/* Six bits of a base64 letter, 64 when it is none. */
+static uint32_t grpc_base64_bits(uint8_t letter)
+{
+    if (letter >= 'A' && letter <= 'Z') {
+        return (uint32_t)(letter - 'A');
+    }
+    if (letter >= 'a' && letter <= 'z') {
+        return (uint32_t)(letter - 'a') + 26;
+    }
+    if (letter >= '0' && letter <= '9') {
+        return (uint32_t)(letter - '0') + 52;
+    }
+    return letter == '+' ? 62 : letter == '/' ? 63 : 64;
+}
+
+/* How many letters |value| has before its padding; false where Go finds the padding wrong. */
+static bool grpc_base64_letters(struct slice value, size_t *letters, size_t *bad_at)
+{
+    size_t at = 0;
+    while (at < value.size && grpc_base64_bits(value.data[at]) < 64) {
+        at++;
+    }
+    *letters = at;
+    size_t in_last = at % 4;
+    if (at == value.size) {
+        *bad_at = at - in_last; /* A single letter holds no byte. */
+        return in_last != 1;
+    }
+    bool may_be_padded = value.size % 4 == 0 && value.data[at] == '=' && in_last >= 2;
+    if (!may_be_padded) {
+        *bad_at = at;
+        return false;
+    }
+    size_t end = at + 1;
+    if (in_last == 2) {
+        *bad_at = end == value.size ? end : end - 1;
+        if (end == value.size || value.data[end] != '=') {
+            return false;
+        }
+        end++;
+    }
+    *bad_at = end;
+    return end == value.size;
+}
+
+bool rpc_grpc_base64(struct slice value, struct buf *bytes, size_t *bad_at)
+{
+    size_t letters;
+    if (!grpc_base64_letters(value, &letters, bad_at)) {
+        return false;
+    }
+    (void)buf_reserve(bytes, value.size);
+    uint32_t bits = 0;
+    for (size_t i = 0; i < letters; i++) {
+        bits = bits << 6 | grpc_base64_bits(value.data[i]);
+        if (i % 4 > 0) {
+            buf_add_byte(bytes, (uint8_t)(bits >> (6 - 2 * (i % 4))));
+        }
+    }
+    return true;
+}
+
 bool rpc_grpc_split_path(struct slice path, struct slice *service, struct slice *method)
 {
     if (path.size == 0 || path.data[0] != '/') {

@@ -25,6 +25,12 @@ bool rpc_grpc_content_type_is_valid(struct slice value);
 /* Adds |text| as Go's %q prints it. */
 void rpc_grpc_quote(struct slice text, struct buf *quoted);
 
+/*
+ * Value of a "-bin" header: base64, padded when its size is a multiple of four, else not. The
+ * bytes are added to |bytes|. On failure false, and |bad_at| is the offset that Go would name.
+ */
+MUST_CHECK bool rpc_grpc_base64(struct slice value, struct buf *bytes, size_t *bad_at);
+
 /* "/service/method" at its last slash. False when malformed. */
 MUST_CHECK bool rpc_grpc_split_path(struct slice path, struct slice *service, struct slice *method);
 

@@ -37,7 +37,7 @@ static int http2_on_begin_headers(nghttp2_session *session, const nghttp2_frame 
     if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST) {
         return 0;
     }
-    if (conn->out_size > LIMIT_CONN_OUT_MAX || conn->call_count >= LIMIT_CONN_CALLS) {
+    if (conn->out_size > conn->io->config->conn_out_max || conn->call_count >= LIMIT_CONN_CALLS) {
         http2_check(nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id,
                                               NGHTTP2_REFUSED_STREAM));
         return 0;
@@ -47,6 +47,7 @@ static int http2_on_begin_headers(nghttp2_session *session, const nghttp2_frame 
     return 0;
 }
 
+/* The parameters are nghttp2's choice. NOLINTNEXTLINE(readability-function-size) */
 static int http2_on_header(nghttp2_session *session, const nghttp2_frame *frame,
                            const uint8_t *name, size_t name_size, const uint8_t *value,
                            size_t value_size, uint8_t flags, void *arg)
@@ -142,6 +143,9 @@ static int http2_on_frame(nghttp2_session *session, const nghttp2_frame *frame, 
     }
     if ((frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0) {
         rpc_call_half_close(call);
+    } else if (frame->hd.type == NGHTTP2_HEADERS && frame->headers.cat == NGHTTP2_HCAT_HEADERS) {
+        /* Trailers that end nothing. grpc-go hangs up on any, which other calls would feel. */
+        rpc_http2_reset(call, NGHTTP2_PROTOCOL_ERROR);
     }
     return 0;
 }
@@ -196,7 +200,8 @@ static void http2_submit_trailers(struct rpc_call *call)
     http2_check(nghttp2_submit_trailer(call->conn->session, call->stream_id, fields, count));
 }
 
-/* nghttp2 asks how much a DATA frame may carry; the bytes follow in http2_on_send_data. */
+/* nghttp2 asks how much a DATA frame may carry; the bytes follow in http2_on_send_data.
+ * The parameters are its choice. NOLINTNEXTLINE(readability-function-size) */
 static ssize_t http2_on_source(nghttp2_session *session, int32_t stream_id, uint8_t *buffer,
                                size_t room, uint32_t *flags, nghttp2_data_source *source, void *arg)
 {
@@ -299,6 +304,9 @@ void rpc_http2_respond(struct rpc_call *call)
             nghttp2_submit_response(call->conn->session, call->stream_id, fields, count, NULL));
         return;
     }
+    if (call->is_gzip) {
+        fields[count++] = HTTP2_FIELD_LIT("grpc-encoding", "gzip");
+    }
     nghttp2_data_provider provider = {.source.ptr = call, .read_callback = http2_on_source};
     http2_check(
         nghttp2_submit_response(call->conn->session, call->stream_id, fields, count, &provider));
@@ -370,6 +378,7 @@ nghttp2_option *rpc_http2_options_new(void)
     ASSERT(nghttp2_option_new(&options) == 0);
     nghttp2_option_set_no_auto_window_update(options, 1);
     nghttp2_option_set_no_closed_streams(options, 1);
+    nghttp2_option_set_no_http_messaging(options, 1); /* Ours are in headers.c. */
     /* A client may cancel thousands of calls at once; nghttp2's default ends the connection. */
     nghttp2_option_set_stream_reset_rate_limit(options, LIMIT_STREAM_RESETS, LIMIT_STREAM_RESETS);
     return options;

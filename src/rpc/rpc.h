@@ -16,7 +16,8 @@
  * died. A handler that waits for another thread takes a reference with rpc_call_ref and drops it
  * when the answer came; answering a call that is gone or already ended is a no-op, so a late answer
  * needs no check. Calls are refused without their handler for what grpc-go refuses: an unknown
- * method, a bad content type or timeout, a message too large or compressed, none at all.
+ * method, a bad content type or timeout, a message too large or badly compressed, none at all.
+ * Messages in gzip are inflated before the handler sees them, and answered in gzip.
  * As in grpc-go, a unary handler runs as soon as its message is whole, and what follows is ignored;
  * a server stream's runs when the client is done sending.
  */
@@ -147,6 +148,10 @@ struct rpc_config {
     uint64_t keepalive_min_time_ns; /* Pings more often than this: GOAWAY too_many_pings. */
     uint64_t keepalive_interval_ns; /* Server pings an idle connection, etcd: 2 h. */
     uint64_t keepalive_timeout_ns;  /* And waits so long, etcd: 20 s. */
+    /* Bytes of one connection; 0 takes the LIMIT_CONN_... of the same name. */
+    size_t conn_in_max;     /* Requests held for its calls: beyond it ResourceExhausted. */
+    size_t conn_out_max;    /* Answers queued: beyond it new streams are REFUSED_STREAM. */
+    size_t conn_turn_write; /* Written in one turn; then other connections come first. */
     const struct clock *clock;
     /* Runs on each io thread before it serves, and after it has stopped. May be NULL. */
     void (*thread_start)(uint32_t thread, struct loop *loop, void *arg);

@@ -226,6 +226,19 @@ static void server_on_accepted(void *arg, int fd, enum rpc_stream_kind kind)
 
 /* ---- the server ---------------------------------------------------------------------------- */
 
+static void server_set_defaults(struct rpc_config *config)
+{
+    if (config->conn_in_max == 0) {
+        config->conn_in_max = LIMIT_CONN_IN_MAX;
+    }
+    if (config->conn_out_max == 0) {
+        config->conn_out_max = LIMIT_CONN_OUT_MAX;
+    }
+    if (config->conn_turn_write == 0) {
+        config->conn_turn_write = LIMIT_CONN_TURN_WRITE;
+    }
+}
+
 struct rpc_server *rpc_server_new(const struct rpc_config *config)
 {
     ASSERT(config->io_threads >= 1 && config->io_threads <= LIMIT_IO_THREADS);
@@ -235,6 +248,7 @@ struct rpc_server *rpc_server_new(const struct rpc_config *config)
     ASSERT(signal(SIGPIPE, SIG_IGN) != SIG_ERR);
     struct rpc_server *server = mem_alloc(sizeof(*server));
     server->config = *config;
+    server_set_defaults(&server->config);
     server->methods = rpc_methods_new(config->methods, config->method_count);
     server->callbacks = rpc_http2_callbacks_new();
     server->options = rpc_http2_options_new();

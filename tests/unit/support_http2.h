@@ -22,6 +22,8 @@ struct client_call {
     size_t parsed;
     int http_status;
     int grpc_status; /* -1 until known. */
+    char grpc_encoding[16];
+    uint32_t compressed; /* How many of |messages| had gRPC's flag set. */
     char grpc_message[1024];
     bool is_closed;
     uint32_t error_code;
@@ -59,8 +61,12 @@ void client_close(struct client *client);
 /* Start a call; more headers as "name", "value", ..., NULL. ":method" etc. replace the usual. */
 void client_call(struct client *client, struct client_call *call, const char *path,
                  const char *const *headers);
-/* Queue one message with its prefix, or bytes as they are. */
+/* The same with exactly these headers, as they are: "name", "value", ..., NULL. Borrowed until the
+ * call is closed. */
+void client_call_raw(struct client *client, struct client_call *call, const char *const *headers);
+/* Queue one message with its prefix, likewise one that is compressed, or bytes as they are. */
 void client_send(struct client_call *call, struct slice message);
+void client_send_compressed(struct client_call *call, struct slice packed);
 void client_send_raw(struct client_call *call, struct slice bytes);
 void client_send_end(struct client_call *call);
 void client_cancel(struct client_call *call);

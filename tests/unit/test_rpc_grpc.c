@@ -183,12 +183,75 @@ static void a_claimed_size_costs_no_memory(void **state)
     part = SLICE_LIT("\0\0\0\0\x0bhello world");
     assert_int_equal(rpc_frame_feed(&frame, &part, 10, &message), RPC_FRAME_TOO_LARGE);
     rpc_frame_next(&frame);
-    part = SLICE_LIT("\1\0\0\0\0");
-    assert_int_equal(rpc_frame_feed(&frame, &part, 10, &message), RPC_FRAME_COMPRESSED);
-    rpc_frame_next(&frame);
-    part = SLICE_LIT("\2\0\0\0\0");
-    assert_int_equal(rpc_frame_feed(&frame, &part, 10, &message), RPC_FRAME_BAD_FLAG);
-    rpc_frame_next(&frame);
+}
+
+static void a_flag_is_judged_when_its_message_is_whole(void **state)
+{
+    (void)state;
+    for (uint8_t flag = 0; flag < 3; flag++) {
+        const uint8_t bytes[] = {flag, 0, 0, 0, 2, 'a', 'b'};
+        struct rpc_frame frame = {0};
+        struct slice part = slice_of(bytes, sizeof(bytes) - 1);
+        struct slice message;
+        assert_int_equal(rpc_frame_feed(&frame, &part, 10, &message), RPC_FRAME_MORE);
+        assert_false(rpc_frame_is_between(&frame));
+        part = slice_of(bytes + sizeof(bytes) - 1, 1);
+        assert_int_equal(rpc_frame_feed(&frame, &part, 10, &message), RPC_FRAME_MESSAGE);
+        assert_int_equal(rpc_frame_flag(&frame), flag);
+        rpc_frame_next(&frame);
+    }
+}
+
+static void base64_is_read_as_grpc_go_reads_it(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        const char *bytes; /* NULL = refused at |bad_at|. */
+        size_t bad_at;
+    } rows[] = {
+        {"", "", 0},
+        {"YQ==", "a", 0},
+        {"YQ", "a", 0},
+        {"YWI=", "ab", 0},
+        {"YWI", "ab", 0},
+        {"YWJj", "abc", 0},
+        {"YR", "a", 0},
+        {"YWJjZA", "abcd", 0},
+        {"YWJjZA==", "abcd", 0},
+        {"Cg/+", "\n\x0f\xfe", 0},
+        {"!!!", NULL, 0},
+        {"A", NULL, 0},
+        {"AAAAA", NULL, 4},
+        {"AA=", NULL, 2},
+        {"AAAA=", NULL, 4},
+        {"A===", NULL, 1},
+        {"====", NULL, 0},
+        {"AA=A", NULL, 2},
+        {"AAA=AAAA", NULL, 4},
+        {"AA==AAAA", NULL, 4},
+        {"AAAAAA=A", NULL, 6},
+        {"AAAAA===", NULL, 5},
+        {"AA_-", NULL, 2},
+        {"AAAAAAA!", NULL, 7},
+        {"AAA=A=AA", NULL, 4},
+        {"AAAAAAAA=", NULL, 8},
+        {"AA\xff"
+         "A",
+         NULL, 2},
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(rows); i++) {
+        struct buf bytes = {0};
+        size_t bad_at = 0;
+        bool is_fine = rpc_grpc_base64(slice_str(rows[i].text), &bytes, &bad_at);
+        assert_int_equal(is_fine, rows[i].bytes != NULL);
+        if (is_fine) {
+            assert_slice_equal(buf_slice(&bytes), slice_str(rows[i].bytes));
+        } else {
+            assert_int_equal(bad_at, rows[i].bad_at);
+        }
+        buf_fini(&bytes);
+    }
 }
 
 int main(void)
@@ -201,6 +264,8 @@ int main(void)
         cmocka_unit_test(paths_are_split_at_their_last_slash),
         cmocka_unit_test(messages_come_out_whole_however_they_are_cut),
         cmocka_unit_test(a_claimed_size_costs_no_memory),
+        cmocka_unit_test(a_flag_is_judged_when_its_message_is_whole),
+        cmocka_unit_test(base64_is_read_as_grpc_go_reads_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

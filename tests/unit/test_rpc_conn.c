@@ -1,0 +1,258 @@
+/*
+ * Goal: what one connection may hold, queue and write at once has ceilings that hold.
+ * Method: small ceilings in a real server; for writes a server whose loop is driven here, over a
+ * stream of ours that takes everything and counts.
+ */
+#include "rpc/conn.h"
+
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "core/limits.h"
+#include "core/mem.h"
+#include "support.h"
+#include "support_http2.h"
+#include "support_rpc.h"
+
+static void with_small_ceilings(struct rpc_config *config)
+{
+    config->conn_in_max = 1000 * 1000;
+    config->conn_out_max = 500 * 1000;
+}
+
+/* ---- bytes held and queued ----------------------------------------------------------------- */
+
+static void check_echo(struct client *client)
+{
+    struct client_call echo;
+    client_unary(client, &echo, "/t.T/Echo", SLICE_LIT("x"));
+    assert_int_equal(echo.grpc_status, 0);
+    client_call_fini(&echo);
+}
+
+/* Fills a connection with calls of |size| bytes each that are never answered. */
+static void check_held(const char *path, size_t size)
+{
+    struct served_server served;
+    struct client client;
+    served_start(&served, with_small_ceilings);
+    client_open(&client, served.port);
+    uint8_t *bytes = mem_alloc(size);
+    uint32_t fit = (uint32_t)(1000 * 1000 / size);
+    struct client_call *calls = mem_alloc((fit + 1) * sizeof(*calls));
+    for (uint32_t i = 0; i <= fit; i++) {
+        client_call(&client, &calls[i], path, NULL);
+        client_send(&calls[i], slice_of(bytes, size));
+        client_until(&client, atomic_load(&served.seen.messages) == i + 1 || calls[i].is_closed);
+    }
+    client_until(&client, calls[fit].is_closed);
+    assert_int_equal(calls[fit].grpc_status, RPC_RESOURCE_EXHAUSTED);
+    assert_string_equal(calls[fit].grpc_message, "too many bytes of requests on one connection");
+    assert_int_equal(atomic_load(&served.seen.messages), fit);
+    struct client other;
+    client_open(&other, served.port); /* The ceiling is each connection's own. */
+    check_echo(&other);
+    client_close(&other);
+    for (uint32_t i = 0; i < fit; i++) {
+        assert_false(calls[i].is_closed);
+        client_cancel(&calls[i]);
+    }
+    client_until(&client, atomic_load(&served.seen.gone) >= fit);
+    check_echo(&client); /* What was held is free again. */
+    for (uint32_t i = 0; i <= fit; i++) {
+        client_call_fini(&calls[i]);
+    }
+    mem_free(calls);
+    mem_free(bytes);
+    client_close(&client);
+    served_stop(&served, NS_PER_S);
+}
+
+static void requests_beyond_the_ceiling_are_refused(void **state)
+{
+    (void)state;
+    check_held("/t.T/Hang", 300000); /* Collected from several frames ... */
+    check_held("/t.T/Hang", 10000);  /* ... and whole in one. */
+}
+
+/* Messages that are still on their way count as they arrive. */
+static void unfinished_messages_count_too(void **state)
+{
+    (void)state;
+    struct served_server served;
+    struct client client;
+    served_start(&served, with_small_ceilings);
+    client_open(&client, served.port);
+    static const uint8_t prefix[5] = {0, 0, 0x1f, 0, 0}; /* 2,031,616 bytes, half of them sent. */
+    uint8_t *bytes = mem_alloc(1000 * 1000);
+    struct client_call call;
+    client_call(&client, &call, "/t.T/Hang", NULL);
+    client_send_raw(&call, slice_of(prefix, sizeof(prefix)));
+    client_send_raw(&call, slice_of(bytes, 1000 * 1000));
+    client_until(&client, call.is_closed);
+    assert_int_equal(call.grpc_status, RPC_RESOURCE_EXHAUSTED);
+    assert_int_equal(atomic_load(&served.seen.messages), 0);
+    check_echo(&client);
+    client_call_fini(&call);
+    mem_free(bytes);
+    client_close(&client);
+    served_stop(&served, NS_PER_S);
+}
+
+static void streams_are_refused_while_too_many_answers_wait(void **state)
+{
+    (void)state;
+    struct served_server served;
+    struct client client;
+    const struct client_options options = {.no_window_updates = true};
+    served_start(&served, with_small_ceilings);
+    client_open_fd(&client, client_socket(served.port), &options);
+    struct client_call stream;
+    client_call(&client, &stream, "/t.T/Stream", NULL);
+    client_send(&stream, SLICE_LIT("60 20000")); /* 1 MiB waits, 64 KiB leave. */
+    client_send_end(&stream);
+    client_until(&client, stream.in.size == 65535);
+    struct client_call refused;
+    client_call(&client, &refused, "/t.T/Echo", NULL);
+    client_send(&refused, SLICE_EMPTY);
+    client_until(&client, refused.is_closed);
+    assert_int_equal(refused.grpc_status, -1);
+    assert_int_equal(refused.error_code, NGHTTP2_REFUSED_STREAM);
+    assert_int_equal(atomic_load(&served.seen.messages), 1);
+    client.no_window_updates = false; /* The reader goes on, and all is well again. */
+    assert_int_equal(nghttp2_session_consume(client.session, stream.stream_id, 65535), 0);
+    client_until(&client, stream.is_closed);
+    assert_int_equal(stream.messages, 60);
+    check_echo(&client);
+    client_call_fini(&refused);
+    client_call_fini(&stream);
+    client_close(&client);
+    served_stop(&served, NS_PER_S);
+}
+
+/* ---- bytes written ------------------------------------------------------------------------- */
+
+/* In the place of a connection's stream; bytes it is given are gone. */
+struct sink {
+    struct rpc_stream base;
+    struct rpc_stream *real;
+    size_t turn_size;  /* Taken in this turn. */
+    size_t write_max;  /* Largest write, of all. */
+    size_t total_size; /* Taken, of all. */
+};
+
+static struct sink *sink_of(struct rpc_stream *stream)
+{
+    return CONTAINER_OF(stream, struct sink, base);
+}
+
+static ssize_t sink_try_write(struct rpc_stream *stream, const uv_buf_t *bufs, uint32_t count)
+{
+    struct sink *sink = sink_of(stream);
+    size_t size = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        size += bufs[i].len;
+    }
+    sink->turn_size += size;
+    sink->total_size += size;
+    sink->write_max = size > sink->write_max ? size : sink->write_max;
+    return (ssize_t)size;
+}
+
+static void sink_close(struct rpc_stream *stream)
+{
+    struct sink *sink = sink_of(stream);
+    sink->real->ops->close(sink->real);
+}
+
+static const struct rpc_stream_ops sink_ops = {.try_write = sink_try_write, .close = sink_close};
+
+static void flood(struct rpc_call *call, struct slice message)
+{
+    (void)message;
+    static uint8_t zeros[30000];
+    const struct rpc_part part = {.bytes = slice_of(zeros, sizeof(zeros))};
+    for (uint32_t i = 0; i < 100; i++) {
+        (void)rpc_send(call, &part, 1, false);
+    }
+    rpc_finish(call);
+}
+
+/* Frames of a client that asks |count| times and gives all the room there is. */
+static void feed_requests(struct client *client, struct rpc_conn *conn, struct client_call *calls,
+                          uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++) {
+        client_call(client, &calls[i], "/t.T/Flood", NULL);
+        client_send(&calls[i], SLICE_EMPTY);
+        client_send_end(&calls[i]);
+    }
+    for (;;) {
+        const uint8_t *data;
+        ssize_t size = nghttp2_session_mem_send(client->session, &data);
+        assert_true(size >= 0);
+        if (size == 0) {
+            return;
+        }
+        conn->stream->events->on_read(conn->stream, slice_of(data, (size_t)size));
+    }
+}
+
+static void one_turn_writes_no_more_than_its_share(void **state)
+{
+    (void)state;
+    const struct rpc_method method = {
+        .path = "/t.T/Flood", .kind = RPC_SERVER_STREAM, .on_message = flood};
+    const struct rpc_config config = {
+        .methods = &method,
+        .method_count = 1,
+        .io_threads = 1,
+        .request_size_max = 1000,
+        .concurrent_streams = 100,
+        .keepalive_interval_ns = NS_PER_S * 1000,
+        .clock = &clock_monotonic,
+    };
+    struct rpc_server *server = rpc_server_new(&config);
+    struct rpc_io *io = rpc_server_io(server, 0);
+    int fds[2];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+    rpc_conn_open(io, fds[0], RPC_STREAM_UNIX);
+    struct rpc_conn *conn = io->conns;
+    struct client client;
+    const struct client_options options = {.stream_window = 1 << 30, .window_more = 1 << 30};
+    client_open_fd(&client, fds[1], &options);
+    struct sink sink = {.base = {&sink_ops, conn->stream->events, conn}, .real = conn->stream};
+    conn->stream = &sink.base;
+    struct client_call calls[4];
+    feed_requests(&client, conn, calls, ARRAY_COUNT(calls));
+    uint32_t turns = 0;
+    for (; conn->out_size > 0; turns++) {
+        assert_true(turns < 100);
+        sink.turn_size = 0;
+        (void)uv_run(&io->loop.uv, UV_RUN_NOWAIT);
+        assert_true(sink.turn_size < LIMIT_CONN_TURN_WRITE + RPC_OUT_SCRATCH);
+    }
+    assert_in_range(sink.total_size, 4 * 100 * 30005, 4 * 100 * 30005 + 100000);
+    assert_in_range(sink.write_max, LIMIT_CONN_WRITE, RPC_OUT_SCRATCH);
+    assert_in_range(turns, 12 * 1000 * 1000 / (LIMIT_CONN_TURN_WRITE + RPC_OUT_SCRATCH), 13);
+    conn->stream = sink.real;
+    for (size_t i = 0; i < ARRAY_COUNT(calls); i++) {
+        client_call_fini(&calls[i]);
+    }
+    client_close(&client);
+    while (io->conn_count > 0) {
+        (void)uv_run(&io->loop.uv, UV_RUN_NOWAIT);
+    }
+    rpc_server_free(server);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(requests_beyond_the_ceiling_are_refused),
+        cmocka_unit_test(unfinished_messages_count_too),
+        cmocka_unit_test(streams_are_refused_while_too_many_answers_wait),
+        cmocka_unit_test(one_turn_writes_no_more_than_its_share),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
