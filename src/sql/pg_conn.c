@@ -3,6 +3,7 @@
 
 #include <netdb.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "core/log.h"
 #include "core/mem.h"
@@ -700,10 +701,9 @@ static void conn_take_notifies(struct pg_conn *conn)
     int own_pid = own == NULL ? 0 : PQbackendPID(own);
     uint64_t newest = 0;
     while ((notify = PQnotifies(conn->pg)) != NULL) {
-        unsigned long long seq;
-        if (notify->be_pid != own_pid && sscanf(notify->extra, "%llu", &seq) == 1) {
-            newest = seq > newest ? seq : newest;
-        }
+        /* Anybody may notify; what is no number is 0, which is no news. */
+        uint64_t seq = notify->be_pid == own_pid ? 0 : strtoull(notify->extra, NULL, 10);
+        newest = seq > newest ? seq : newest;
         PQfreemem(notify);
     }
     if (newest > 0 && log->is_open && log->log.events.hint != NULL) {

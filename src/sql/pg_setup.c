@@ -192,7 +192,7 @@ static void setup_on_facts(struct pg_conn *conn, const struct pg_reply *reply)
         pg_conn_drop(conn, "the session is read-only");
         return;
     }
-    if (atoi(PQgetvalue(facts, 0, FACT_VERSION)) < SERVER_VERSION_MIN) {
+    if (strtol(PQgetvalue(facts, 0, FACT_VERSION), NULL, 10) < SERVER_VERSION_MIN) {
         pg_log_open_fail(log, ERR_CONFIG, "the server is older than PostgreSQL 12");
         pg_conn_drop(conn, "the server is older than PostgreSQL 12");
         return;
@@ -316,7 +316,7 @@ static void setup_on_versions(struct pg_conn *conn, const struct pg_reply *reply
         }
         return;
     }
-    int version = atoi(PQgetvalue(rows, 0, 0));
+    long version = strtol(PQgetvalue(rows, 0, 0), NULL, 10);
     if (version == 0) {
         bool has_entries = strcmp(PQgetvalue(rows, 0, 1), "0") != 0;
         setup_refuse(conn, ERR_HISTORY_LOST,
@@ -326,7 +326,7 @@ static void setup_on_versions(struct pg_conn *conn, const struct pg_reply *reply
     }
     if (version > SQL_SCHEMA_VERSION) {
         char why[128];
-        (void)snprintf(why, sizeof(why), "schema version %d is newer than %d, which I know",
+        (void)snprintf(why, sizeof(why), "schema version %ld is newer than %d, which I know",
                        version, SQL_SCHEMA_VERSION);
         setup_refuse(conn, ERR_SCHEMA_TOO_NEW, why);
         return;

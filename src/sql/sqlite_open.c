@@ -3,7 +3,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/vfs.h>
@@ -75,11 +77,14 @@ static bool fuse_is_remote(const char *directory, char *type, size_t type_size)
     unsigned wanted_major = (unsigned)(wanted.st_dev >> 8 & 0xfff);
     unsigned wanted_minor = (unsigned)((wanted.st_dev & 0xff) | (wanted.st_dev >> 12 & 0xfff00));
     while (!found && fgets(line, sizeof(line), mounts) != NULL) {
-        unsigned major;
-        unsigned minor;
-        const char *behind = strstr(line, " - ");
-        if (behind == NULL || sscanf(line, "%*d %*d %u:%u", &major, &minor) != 2 ||
-            major != wanted_major || minor != wanted_minor) {
+        /* mount id, parent id, major:minor, ... - type: see proc(5), mountinfo. */
+        char *at = line;
+        (void)strtoul(at, &at, 10);
+        (void)strtoul(at, &at, 10);
+        unsigned long major = strtoul(at, &at, 10);
+        unsigned long minor = *at == ':' ? strtoul(at + 1, &at, 10) : ULONG_MAX;
+        const char *behind = strstr(at, " - ");
+        if (behind == NULL || major != wanted_major || minor != wanted_minor) {
             continue;
         }
         (void)snprintf(type, type_size, "%.*s", (int)strcspn(behind + 3, " "), behind + 3);

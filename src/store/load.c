@@ -337,7 +337,7 @@ static void merge_grave(struct store_load *load, struct cache_edit *edit, struct
  */
 static void merge_gap(struct store_load *load, struct cache_edit *edit, uint32_t nth)
 {
-    struct slice key = SLICE_EMPTY;
+    struct slice key;
     struct store_vec bytes = {0};
     const struct cache_version *old = NULL;
     const struct cache_version *new = NULL;
