@@ -198,6 +198,7 @@ func newLeaseRun(t *testing.T, endpoints []string) *leaseRun {
 func TestALeaseEndsOnTimeAndNeverEarly(t *testing.T) {
 	eachSetup(t, func(t *testing.T, setup harness.Setup) {
 		needDrover(t)
+		t.Parallel()
 		c := start(t, setup)
 		newLeaseRun(t, c.Endpoints()).run(size(40, 2000), 3*time.Second, func() {})
 	})
@@ -211,6 +212,7 @@ func TestALeaseOutlivesTheKeeperOfTheDuty(t *testing.T) {
 		if setup.Engine == "postgres" && setup.Replicas == 1 {
 			t.Skip("one and three replicas show it")
 		}
+		t.Parallel()
 		c := start(t, setup)
 		ctx := testContext(t)
 		s, err := pb.NewMaintenanceClient(dial(t, c.Endpoints()[0])).Status(ctx, &pb.StatusRequest{})
