@@ -412,7 +412,7 @@ static bool call_unpack(struct rpc_call *call, struct slice packed, struct slice
     uint32_t size_max = call->io->config->request_size_max;
     enum rpc_status status = rpc_gzip_inflate(packed, size_max, &plain, &why);
     if (status != RPC_OK) {
-        rpc_fail(call, status, buf_slice(&why));
+        rpc_fail(call, (int)status, buf_slice(&why));
         buf_fini(&plain);
         buf_fini(&why);
         return false;
