@@ -393,8 +393,13 @@ static void locked(struct sql_lock *lock)
 {
     struct store_batch *batch = CONTAINER_OF(lock, struct store_batch, lock);
     struct store *store = CONTAINER_OF(batch, struct store, batch);
-    /* Whoever holds the lock for too long is no sign that the database is away. */
-    store_health_end(store, lock->err != ERR_NO_LEADER);
+    /* Whoever holds the lock for too long is no sign that the database is away, and that one
+     * connection was lost is none, either: a probe on its own must tell. */
+    if (lock->err == ERR_NO_LEADER) {
+        store_health_ask(store);
+    } else {
+        store_health_end(store, true);
+    }
     if (lock->err != ERR_OK) {
         store_batch_pause(store);
         return;

@@ -100,17 +100,34 @@ void store_health_begin(struct store *store)
     }
 }
 
-void store_health_end(struct store *store, bool answered)
+/* False: nobody counts. */
+static bool end_one(struct store *store)
 {
     struct store_health *health = &store->health;
     ASSERT(health->outstanding > 0);
     health->outstanding--;
     if (store->log->exclusive || !store_is_loaded(store)) {
-        return;
+        return false;
     }
     timers_disarm(store->timers, &health->overdue);
     if (health->outstanding > 0) {
         timers_arm(store->timers, &health->overdue, HEALTH_OVERDUE_MS * NS_PER_MS, overdue);
+    }
+    return true;
+}
+
+void store_health_ask(struct store *store)
+{
+    if (end_one(store)) {
+        store->reads.forced = true;
+    }
+}
+
+void store_health_end(struct store *store, bool answered)
+{
+    struct store_health *health = &store->health;
+    if (!end_one(store)) {
+        return;
     }
     if (answered) {
         health->failures = 0;

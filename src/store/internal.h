@@ -264,6 +264,8 @@ void store_health_fini(struct store *store);
 /* A read of the log begins; ends with an answer or without. */
 void store_health_begin(struct store *store);
 void store_health_end(struct store *store, bool answered);
+/* It ended without an answer, perhaps for its connection's sake alone: let a probe tell. */
+void store_health_ask(struct store *store);
 static inline bool store_health_is_away(const struct store_health *health)
 {
     return !sm_is(&health->sm, HEALTH_OK);
