@@ -190,8 +190,8 @@ static void hand_out(struct watch_hub *hub, const struct cache_snapshot *snapsho
 
 /* ---- 1: what is new ------------------------------------------------------------------------ */
 
-/* Events that the hub has not seen are gone, all of revisions below compact_rev (the state was loaded
- * anew, or the hub stood still): who waits for a later one can go on, nobody else. */
+/* Events that the hub has not seen are gone, all of revisions below compact_rev (the state was
+ * loaded anew, or the hub stood still): who waits for a later one can go on, nobody else. */
 static void cancel_all(struct watch_hub *hub, const struct cache_info *info)
 {
     struct list *at = hub->streams.next;

@@ -149,7 +149,7 @@ struct world {
     int64_t acked_rev;
     bool chaos;  /* Faults happen. */
     bool renews; /* Half of all requests are keep-alives, and all are rare. */
-    bool dense;          /* Clients hardly think. */
+    bool dense;  /* Clients hardly think. */
     uint32_t upkeep_ms;
     bool ending;      /* Nobody is started again. */
     bool fast_clocks; /* A clock ran too fast: lease times hold by a tenth only. */
