@@ -14,6 +14,7 @@ enum { WHY_SIZE = 160 };
 
 void store_fatal(struct store *store, enum err err, const char *why)
 {
+    ASSERT(store_is_sound(store));
     ASSERT(err != ERR_OK);
     if (store->fatal) {
         return;
@@ -29,6 +30,8 @@ void store_fatal(struct store *store, enum err err, const char *why)
 static enum apply_result entry_broken(struct store *store, const struct sql_entry *entry,
                                       const char *what)
 {
+    ASSERT(store_is_sound(store));
+    ASSERT(entry != NULL);
     char why[WHY_SIZE];
     (void)snprintf(why, sizeof(why), "entry seq %llu: %s", (unsigned long long)entry->seq, what);
     store_fatal(store, ERR_CHAIN_BROKEN, why);
@@ -40,6 +43,7 @@ static enum apply_result entry_broken(struct store *store, const struct sql_entr
 bool store_head_check(struct store *store, const struct sql_head *head, uint64_t seq,
                       const struct hash128 *chain)
 {
+    ASSERT(store_is_sound(store));
     bool same = memcmp(head->fence.era, store->fence.era, sizeof(head->fence.era)) == 0 &&
                 head->fence.epoch == store->fence.epoch &&
                 strncmp(head->fence.identity, store->fence.identity, SQL_IDENTITY_SIZE) == 0 &&
@@ -128,6 +132,8 @@ static const char *entry_fault(const struct sql_entry *entry, const struct cache
 
 static void entry_effects(struct cache_edit *edit, const struct sql_entry *entry, bool grants)
 {
+    ASSERT(edit != NULL);
+    ASSERT(entry != NULL);
     for (uint32_t i = 0; i < entry->effect_count; i++) {
         const struct sql_effect *effect = &entry->effects[i];
         switch (effect->kind) {
@@ -153,6 +159,8 @@ static void entry_effects(struct cache_edit *edit, const struct sql_entry *entry
 
 static void entry_apply(struct cache_edit *edit, const struct sql_entry *entry)
 {
+    ASSERT(edit != NULL);
+    ASSERT(entry != NULL);
     entry_effects(edit, entry, true);
     for (uint32_t i = 0; i < entry->row_count; i++) {
         const struct sql_row *row = &entry->rows[i];
@@ -177,6 +185,8 @@ static void entry_apply(struct cache_edit *edit, const struct sql_entry *entry)
 /* |entry| is part of what was just published. */
 static void entry_published(struct store *store, const struct sql_entry *entry)
 {
+    ASSERT(store_is_sound(store));
+    ASSERT(entry != NULL);
     ASSERT(entry->seq == store->seq + 1);
     store->seq = entry->seq;
     store->chain = entry->chain;
@@ -192,6 +202,7 @@ static void entry_published(struct store *store, const struct sql_entry *entry)
 
 void store_apply_own(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     ASSERT(batch->eval.edit != NULL && !batch->beaten);
     ASSERT(batch->entry.seq == store->seq + 1);
@@ -204,6 +215,8 @@ void store_apply_own(struct store *store)
 static enum apply_result apply_new(struct store *store, const struct sql_entry *entries,
                                    uint32_t count)
 {
+    ASSERT(store_is_sound(store));
+    ASSERT(entries != NULL);
     ASSERT(count > 0 && entries[0].seq == store->seq + 1);
     struct cache_edit *edit = cache_edit_begin(store->cache);
     const struct hash128 *chain = &store->chain;

@@ -53,6 +53,7 @@ static const struct sm_state batch_states[BATCH_STATE_COUNT] = {
 
 void store_batch_init(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     sm_init(&batch->sm, batch_states, BATCH_STATE_COUNT, BATCH_IDLE);
     batch->eval.rng = store->config.rng;
@@ -64,6 +65,7 @@ void store_batch_init(struct store *store)
 
 void store_batch_fini(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     ASSERT(batch->members.count == 0);
     timers_disarm(store->timers, &batch->retry);
@@ -77,11 +79,13 @@ void store_batch_fini(struct store *store)
 
 bool store_batch_is_open(const struct store *store)
 {
+    ASSERT(store_is_sound(store));
     return store->batch.eval.edit != NULL;
 }
 
 void store_batch_drop_edit(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     if (batch->eval.edit != NULL) {
         cache_edit_drop(batch->eval.edit);
@@ -92,6 +96,7 @@ void store_batch_drop_edit(struct store *store)
 
 void store_batch_requeue(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     store_batch_drop_edit(store);
     for (struct store_request *r = batch->members.first; r != NULL; r = r->next) {
@@ -105,6 +110,8 @@ void store_batch_requeue(struct store *store)
 
 static bool batch_is_full(const struct store_eval *eval, const struct store_request *next)
 {
+    ASSERT(store_eval_is_sound(eval));
+    ASSERT((int)next->kind <= STORE_LEASE_EXPIRE);
     uint64_t changes = (uint64_t)eval->rows.count + eval->effects.count;
     return changes >= LIMIT_BATCH_ROWS ||
            (changes > 0 && eval->byte_count + next->size > LIMIT_BATCH_BYTES);
@@ -113,6 +120,7 @@ static bool batch_is_full(const struct store_eval *eval, const struct store_requ
 /* Evaluate what waits, as much as one entry holds. True if there is something to append. */
 static bool batch_evaluate(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     struct store_eval *eval = &batch->eval;
     ASSERT(eval->edit == NULL && batch->members.count == 0);
@@ -142,6 +150,7 @@ static bool batch_evaluate(struct store *store)
 
 static struct sql_entry entry_begin(struct store *store, const struct cache_info *info)
 {
+    ASSERT(store_is_sound(store));
     struct sql_entry entry = {
         .seq = store->batch.expected_seq + 1,
         .writer.counter = ++store->batch.writer_counter,
@@ -156,6 +165,7 @@ static struct sql_entry entry_begin(struct store *store, const struct cache_info
 
 static void batch_make_entries(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     struct store_eval *eval = &batch->eval;
     const struct sql_row *rows = eval->rows.items;
@@ -181,6 +191,7 @@ static void batch_make_entries(struct store *store)
 
 static void batch_answer(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     while (batch->members.first != NULL) {
         struct store_request *request = batch->members.first;
@@ -198,6 +209,7 @@ static void batch_answer(struct store *store)
 
 void store_batch_committed(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     ASSERT(store_batch_is_open(store) && !batch->beaten);
     sm_move(&batch->sm, BATCH_IDLE);
@@ -212,6 +224,7 @@ void store_batch_committed(struct store *store)
 /* A lease was renewed while its end was under way: the others go again without it. */
 static void batch_drop_expiries(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_request *next = NULL;
     for (struct store_request *r = store->batch.members.first; r != NULL; r = next) {
         next = r->next;
@@ -224,6 +237,7 @@ static void batch_drop_expiries(struct store *store)
 
 void store_batch_send_again(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     batch_drop_expiries(store);
     store_batch_requeue(store);
     sm_move(&store->batch.sm, BATCH_IDLE);
@@ -231,6 +245,7 @@ void store_batch_send_again(struct store *store)
 
 static void refused(struct store *store, enum err err)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     switch ((int)err) {
     case ERR_NO_LEADER:
@@ -251,6 +266,7 @@ static void refused(struct store *store, enum err err)
 
 static void appended(struct sql_append *append)
 {
+    ASSERT(append->done != NULL);
     struct store_batch *batch = CONTAINER_OF(append, struct store_batch, append);
     struct store *store = CONTAINER_OF(batch, struct store, batch);
     if (!sm_is(&batch->sm, BATCH_APPENDING)) {
@@ -285,6 +301,7 @@ static void appended(struct sql_append *append)
 
 static void batch_append(struct store *store, bool locked)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     batch_make_entries(store);
     batch->reads_before = store->reads.arrivals;
@@ -305,6 +322,7 @@ static void batch_append(struct store *store, bool locked)
 /* Whether all members arrived before |arrival|. */
 static bool members_arrived_before(const struct store_batch *batch, uint64_t arrival)
 {
+    ASSERT(batch->sm.now < BATCH_STATE_COUNT);
     for (const struct store_request *r = batch->members.first; r != NULL; r = r->next) {
         if (r->arrival > arrival) {
             return false;
@@ -319,6 +337,7 @@ static bool members_arrived_before(const struct store_batch *batch, uint64_t arr
  */
 static void batch_without_rows(struct store *store, bool proven)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     store_batch_drop_edit(store);
     if (proven || store->log->exclusive) {
@@ -335,6 +354,7 @@ static void batch_without_rows(struct store *store, bool proven)
 /* Evaluated again once |seq| is applied. */
 static void batch_catch_up(struct store *store, uint64_t seq)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     ASSERT(seq > 0);
     store_batch_requeue(store);
@@ -349,6 +369,7 @@ static void batch_catch_up(struct store *store, uint64_t seq)
 
 void store_batch_probed(struct store *store, uint64_t mark, const struct sql_head *head)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     if (!sm_is(&batch->sm, BATCH_PROBING) || mark < batch->probe_arrival) {
         return;
@@ -365,6 +386,7 @@ void store_batch_probed(struct store *store, uint64_t mark, const struct sql_hea
 
 void store_batch_lost(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     batch->lock_next = true;
     store_batch_drop_edit(store);
@@ -378,6 +400,7 @@ void store_batch_lost(struct store *store)
 
 static void batch_send(struct store *store, bool locked, uint64_t proven_arrival)
 {
+    ASSERT(store_is_sound(store));
     if (batch_evaluate(store)) {
         batch_append(store, locked);
         return;
@@ -391,6 +414,7 @@ static void batch_send(struct store *store, bool locked, uint64_t proven_arrival
 
 static void locked(struct sql_lock *lock)
 {
+    ASSERT(lock->done != NULL);
     struct store_batch *batch = CONTAINER_OF(lock, struct store_batch, lock);
     struct store *store = CONTAINER_OF(batch, struct store, batch);
     /* Whoever holds the lock for too long is no sign that the database is away, and that one
@@ -426,6 +450,7 @@ static void locked(struct sql_lock *lock)
 
 static void batch_lock(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     arena_reset(&batch->lock_arena);
     batch->lock = (struct sql_lock){
@@ -445,6 +470,7 @@ static void batch_lock(struct store *store)
 
 static bool batch_wants_lock(const struct store *store)
 {
+    ASSERT(store_is_sound(store));
     switch (store->config.transaction_mode) {
     case STORE_OPTIMISTIC:
         return false;
@@ -458,6 +484,7 @@ static bool batch_wants_lock(const struct store *store)
 
 void store_batch_start(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     if (!sm_is(&batch->sm, BATCH_IDLE) || store->queue.first == NULL || !store_is_live(store) ||
         sm_is(&store->life, LIFE_CATCHING_UP) || store_health_is_away(&store->health) ||
@@ -476,6 +503,7 @@ void store_batch_start(struct store *store)
 
 static void paused(struct timer *timer)
 {
+    ASSERT(!timer_is_armed(timer));
     struct store_batch *batch = CONTAINER_OF(timer, struct store_batch, retry);
     ASSERT(sm_is(&batch->sm, BATCH_PAUSED));
     sm_move(&batch->sm, BATCH_IDLE); /* The turn that is under way starts it again. */
@@ -483,6 +511,7 @@ static void paused(struct timer *timer)
 
 void store_batch_pause(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     ASSERT(batch->members.count == 0 && !store_batch_is_open(store));
     sm_move(&batch->sm, BATCH_PAUSED);
@@ -498,6 +527,8 @@ static bool writer_is(const struct sql_writer *a, const struct sql_writer *b)
 
 bool store_batch_seen(struct store *store, const struct sql_entry *entry)
 {
+    ASSERT(store_is_sound(store));
+    ASSERT(entry != NULL);
     struct store_batch *batch = &store->batch;
     ASSERT(store_batch_is_open(store));
     ASSERT(entry->seq == batch->expected_seq + 1);
@@ -507,13 +538,14 @@ bool store_batch_seen(struct store *store, const struct sql_entry *entry)
         }
         return false;
     }
-    batch->beaten = true;
     store_batch_drop_edit(store);
+    batch->beaten = true;
     return true;
 }
 
 void store_batch_pulled(struct store *store, bool ok)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     if (sm_is(&batch->sm, BATCH_CATCHING_UP) && store->seq > batch->expected_seq) {
         sm_move(&batch->sm, BATCH_IDLE);
@@ -531,6 +563,7 @@ void store_batch_pulled(struct store *store, bool ok)
 
 void store_batch_away(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     if (sm_is(&batch->sm, BATCH_PROBING)) {
         /* Evaluated but never sent: as certainly not executed as what waits. */
@@ -542,6 +575,7 @@ void store_batch_away(struct store *store)
 
 void store_batch_reloaded(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     ASSERT(!store_batch_is_open(store));
     if (sm_is(&batch->sm, BATCH_PROBING) || sm_is(&batch->sm, BATCH_CATCHING_UP)) {

@@ -54,12 +54,14 @@ static bool list_is_ranges(const struct store_op *ops, uint32_t count, bool seri
 
 bool store_txn_is_readonly(const struct store_txn *txn)
 {
+    ASSERT(txn != NULL);
     return list_is_ranges(txn->success, txn->success_count, false) &&
            list_is_ranges(txn->failure, txn->failure_count, false);
 }
 
 bool store_txn_is_serializable(const struct store_txn *txn)
 {
+    ASSERT(txn != NULL);
     return list_is_ranges(txn->success, txn->success_count, true) &&
            list_is_ranges(txn->failure, txn->failure_count, true);
 }
@@ -75,6 +77,7 @@ struct ops_frame {
 /* What checking |txn| itself, without its operations, says; the budget left for its children. */
 static enum err txn_head_check(const struct store_txn *txn, uint64_t max_ops, uint64_t *budget)
 {
+    ASSERT(txn != NULL);
     uint64_t ops = txn->compare_count;
     ops = ops > txn->success_count ? ops : txn->success_count;
     ops = ops > txn->failure_count ? ops : txn->failure_count;
@@ -92,6 +95,7 @@ static enum err txn_head_check(const struct store_txn *txn, uint64_t max_ops, ui
 
 static enum err op_check(const struct store_op *op)
 {
+    ASSERT((unsigned)op->kind <= STORE_OP_NONE);
     switch (op->kind) {
     case STORE_OP_RANGE:
         return store_range_check(op->u.range);
@@ -109,6 +113,7 @@ static enum err op_check(const struct store_op *op)
 
 static enum err txn_ops_check(const struct store_txn *txn, uint64_t max_ops)
 {
+    ASSERT(txn != NULL);
     struct store_vec frames = {0};
     struct ops_frame *top = store_vec_add(&frames, sizeof(*top));
     *top = (struct ops_frame){.txn = txn};
@@ -195,6 +200,7 @@ static int key_order(const void *a, const void *b)
 /* Make |set|, sorted by begin, disjoint. */
 static void spans_melt(struct span_set *set)
 {
+    ASSERT(set->count == 0 || set->spans != NULL);
     size_t out = 0;
     for (size_t i = 0; i < set->count; i++) {
         struct span *last = out == 0 ? NULL : &set->spans[out - 1];
@@ -213,6 +219,7 @@ static void spans_melt(struct span_set *set)
 
 static bool spans_cover(const struct span_set *set, struct slice key)
 {
+    ASSERT(set->count == 0 || set->spans != NULL);
     size_t low = 0;
     size_t high = set->count; /* The first span that begins behind |key|. */
     while (low < high) {
@@ -229,6 +236,8 @@ static bool spans_cover(const struct span_set *set, struct slice key)
 
 static bool spans_cover_any(const struct span_set *set, const struct key_set *keys)
 {
+    ASSERT(set->count == 0 || set->spans != NULL);
+    ASSERT(keys->count == 0 || keys->keys != NULL);
     for (size_t i = 0; set->count > 0 && i < keys->count; i++) {
         if (spans_cover(set, keys->keys[i])) {
             return true;
@@ -240,6 +249,8 @@ static bool spans_cover_any(const struct span_set *set, const struct key_set *ke
 /* Both sorted and distinct. */
 static bool keys_meet(const struct key_set *a, const struct key_set *b)
 {
+    ASSERT(a->count == 0 || a->keys != NULL);
+    ASSERT(b->count == 0 || b->keys != NULL);
     size_t i = 0;
     size_t j = 0;
     while (i < a->count && j < b->count) {
@@ -256,6 +267,9 @@ static bool keys_meet(const struct key_set *a, const struct key_set *b)
 
 static bool keys_add(struct arena *arena, struct key_set *to, const struct key_set *more)
 {
+    ASSERT(arena->size_max > 0);
+    ASSERT(to->count == 0 || to->keys != NULL);
+    ASSERT(more->count == 0 || more->keys != NULL);
     if (more->count == 0) {
         return true;
     }
@@ -281,6 +295,9 @@ static bool keys_add(struct arena *arena, struct key_set *to, const struct key_s
 
 static bool spans_add(struct arena *arena, struct span_set *to, const struct span_set *more)
 {
+    ASSERT(arena->size_max > 0);
+    ASSERT(to->count == 0 || to->spans != NULL);
+    ASSERT(more->count == 0 || more->spans != NULL);
     if (more->count == 0) {
         return true;
     }
@@ -304,6 +321,8 @@ static bool spans_add(struct arena *arena, struct span_set *to, const struct spa
 /* The deletes of the list itself, first: puts of nested transactions are held against them. */
 static bool frame_add_deletes(struct arena *arena, struct list_frame *frame)
 {
+    ASSERT(arena->size_max > 0);
+    ASSERT(frame->next <= frame->count);
     struct span *spans = arena_alloc(arena, frame->count * sizeof(*spans));
     if (spans == NULL) {
         return false;
@@ -329,6 +348,8 @@ static bool frame_add_deletes(struct arena *arena, struct list_frame *frame)
 /* The puts of the list itself, last of all. */
 static enum err frame_add_puts(struct arena *arena, struct list_frame *frame)
 {
+    ASSERT(arena->size_max > 0);
+    ASSERT(frame->next <= frame->count);
     struct key_set own = {arena_alloc(arena, frame->count * sizeof(*own.keys)), 0};
     if (own.keys == NULL) {
         return ERR_REQUEST_TOO_LARGE;
@@ -357,6 +378,8 @@ static enum err frame_add_puts(struct arena *arena, struct list_frame *frame)
 static enum err frame_add_child(struct arena *arena, struct list_frame *frame,
                                 const struct touched *then, const struct touched *other)
 {
+    ASSERT(arena->size_max > 0);
+    ASSERT(frame->next <= frame->count);
     const struct touched *branches[2] = {then, other};
     for (uint32_t i = 0; i < 2; i++) {
         if (keys_meet(&frame->sum.puts, &branches[i]->puts) ||
@@ -376,6 +399,8 @@ static enum err frame_add_child(struct arena *arena, struct list_frame *frame,
 static bool frame_push(struct arena *arena, struct store_vec *frames, const struct store_op *ops,
                        uint32_t count)
 {
+    ASSERT(arena->size_max > 0);
+    ASSERT(frames->count <= frames->room);
     struct list_frame *frame = store_vec_add(frames, sizeof(*frame));
     *frame = (struct list_frame){.ops = ops, .count = count};
     return frame_add_deletes(arena, frame);
@@ -384,6 +409,8 @@ static bool frame_push(struct arena *arena, struct store_vec *frames, const stru
 /* The list on top is done: hand what it touched to the one below. */
 static enum err frame_pop(struct arena *arena, struct store_vec *frames)
 {
+    ASSERT(arena->size_max > 0);
+    ASSERT(frames->count <= frames->room);
     struct list_frame *done = store_vec_last(frames, sizeof(*done));
     TRY(frame_add_puts(arena, done));
     struct touched sum = done->sum;
@@ -407,6 +434,8 @@ static enum err frame_pop(struct arena *arena, struct store_vec *frames)
 static enum err list_overlap_check(struct arena *arena, struct store_vec *frames,
                                    const struct store_op *ops, uint32_t count)
 {
+    ASSERT(arena->size_max > 0);
+    ASSERT(frames->count <= frames->room);
     ASSERT(frames->count == 0);
     enum err err = frame_push(arena, frames, ops, count) ? ERR_OK : ERR_REQUEST_TOO_LARGE;
     while (err == ERR_OK && frames->count > 0) {

@@ -26,6 +26,7 @@ static bool writer_is(const struct sql_writer *a, const struct sql_writer *b)
 /* 0 rows: the losing statement's own snapshot may be older than the winner, so ask again. */
 void store_batch_look(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     batch->lock_next = true;
     if (batch->beaten) {
@@ -44,6 +45,7 @@ void store_batch_look(struct store *store)
 /* Nobody can tell any more whether the batch was committed. */
 static void unknowable(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     LOG(LOG_WARN, "outcome of an append is unknowable", LUINT("seq", batch->entry.seq));
     store_batch_drop_edit(store);
@@ -54,6 +56,7 @@ static void unknowable(struct store *store)
 
 static void resolved_ours(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     if (batch->beaten) {
         store_fatal(store, ERR_HISTORY_LOST, "an entry of another replica was replaced by ours");
@@ -65,6 +68,7 @@ static void resolved_ours(struct store *store)
 
 static void judged(struct sql_verdict *verdict)
 {
+    ASSERT(verdict->done != NULL);
     struct store_batch *batch = CONTAINER_OF(verdict, struct store_batch, verdict);
     struct store *store = CONTAINER_OF(batch, struct store, batch);
     ASSERT(sm_is(&batch->sm, BATCH_JUDGING));
@@ -94,6 +98,7 @@ static void judged(struct sql_verdict *verdict)
 
 void store_batch_judge(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     timers_disarm(store->timers, &batch->retry);
     sm_move(&batch->sm, BATCH_JUDGING);
@@ -105,6 +110,7 @@ void store_batch_judge(struct store *store)
 /* Put something of ours at expected + 1 again. */
 static void resolve(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     sm_move(&batch->sm, BATCH_RESOLVING);
     batch->append.entry = batch->refusal == ERR_OK ? &batch->entry : &batch->empty;
@@ -116,6 +122,7 @@ static void resolve(struct store *store)
 
 static void retry_due(struct timer *timer)
 {
+    ASSERT(!timer_is_armed(timer));
     struct store_batch *batch = CONTAINER_OF(timer, struct store_batch, retry);
     struct store *store = CONTAINER_OF(batch, struct store, batch);
     ASSERT(sm_is(&batch->sm, BATCH_DOUBT));
@@ -124,6 +131,7 @@ static void retry_due(struct timer *timer)
 
 void store_batch_doubt(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     if (batch->beaten) {
         store_batch_lost(store);
@@ -142,6 +150,7 @@ void store_batch_doubt(struct store *store)
 
 void store_batch_resolved(struct store *store, enum sql_outcome outcome)
 {
+    ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     ASSERT(sm_is(&batch->sm, BATCH_RESOLVING));
     switch (outcome) {

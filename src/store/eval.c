@@ -11,6 +11,7 @@
 
 static struct eval_write write_begin(const struct store_eval *eval)
 {
+    ASSERT(store_eval_is_sound(eval));
     const struct cache_info *info = cache_edit_info(eval->edit);
     ASSERT(info->revision > 0 && info->revision < INT64_MAX);
     return (struct eval_write){.revision = info->revision + 1};
@@ -18,6 +19,7 @@ static struct eval_write write_begin(const struct store_eval *eval)
 
 static int64_t eval_revision(const struct store_eval *eval)
 {
+    ASSERT(store_eval_is_sound(eval));
     return cache_edit_info(eval->edit)->revision;
 }
 
@@ -26,6 +28,7 @@ static int64_t eval_revision(const struct store_eval *eval)
 /* The arena of rows has no ceiling of its own: admission has bounded what comes in. */
 static struct slice eval_keep(struct store_eval *eval, struct slice bytes)
 {
+    ASSERT(store_eval_is_sound(eval));
     struct slice kept;
     bool copied = arena_copy(&eval->bytes, bytes, &kept);
     ASSERT(copied);
@@ -36,6 +39,8 @@ static struct slice eval_keep(struct store_eval *eval, struct slice bytes)
 static void eval_row(struct store_eval *eval, struct eval_write *write,
                      const struct cache_version *prev, struct cache_row *row)
 {
+    ASSERT(store_eval_is_sound(eval));
+    ASSERT(write->revision > 1 && write->sub >= 0);
     ASSERT(row->key.size > 0);
     ASSERT(write->sub < INT32_MAX);
     struct sql_row *made = store_vec_add(&eval->rows, sizeof(*made));
@@ -63,6 +68,7 @@ static void eval_row(struct store_eval *eval, struct eval_write *write,
 
 static void eval_effect(struct store_eval *eval, const struct sql_effect *effect)
 {
+    ASSERT(store_eval_is_sound(eval));
     struct sql_effect *made = store_vec_add(&eval->effects, sizeof(*made));
     *made = *effect;
     ASSERT(made->kind >= SQL_LEASE_PUT && made->kind <= SQL_COMPACT);
@@ -93,6 +99,9 @@ enum err store_eval_put_check(const struct cache_snapshot *view, const struct st
 void store_eval_put(struct store_eval *eval, struct eval_write *write, const struct store_put *put,
                     const struct cache_version **prev)
 {
+    ASSERT(store_eval_is_sound(eval));
+    ASSERT(write->revision > 1 && write->sub >= 0);
+    ASSERT(put != NULL);
     const struct cache_version *live = eval_live(cache_edit_view(eval->edit), put->key);
     /* Checked on the state in front of a Txn; the Txn itself may have deleted the key since. */
     struct cache_row row = {
@@ -110,6 +119,8 @@ void store_eval_put(struct store_eval *eval, struct eval_write *write, const str
 static void eval_tombs(struct store_eval *eval, struct eval_write *write,
                        const struct cache_version *const *versions, uint64_t count)
 {
+    ASSERT(store_eval_is_sound(eval));
+    ASSERT(write->revision > 1 && write->sub >= 0);
     for (uint64_t i = 0; i < count; i++) {
         struct cache_row row = {.key = cache_version_key(versions[i]), .is_delete = true};
         eval_row(eval, write, versions[i], &row);
@@ -147,6 +158,8 @@ enum err store_eval_delete(struct store_eval *eval, struct eval_write *write,
 
 static enum err eval_put_request(struct store_eval *eval, struct store_request *request)
 {
+    ASSERT(store_eval_is_sound(eval));
+    ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     const struct store_put *put = &request->u.put;
     TRY(store_eval_put_check(cache_edit_view(eval->edit), put));
     struct eval_write write = write_begin(eval);
@@ -158,6 +171,8 @@ static enum err eval_put_request(struct store_eval *eval, struct store_request *
 
 static enum err eval_delete_request(struct store_eval *eval, struct store_request *request)
 {
+    ASSERT(store_eval_is_sound(eval));
+    ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     struct eval_write write = write_begin(eval);
     return store_eval_delete(eval, &write, &request->u.del, request->arena, &request->answer.del);
 }
@@ -166,6 +181,8 @@ static enum err eval_delete_request(struct store_eval *eval, struct store_reques
 
 static enum err eval_grant(struct store_eval *eval, struct store_request *request)
 {
+    ASSERT(store_eval_is_sound(eval));
+    ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     const struct cache_snapshot *view = cache_edit_view(eval->edit);
     struct cache_lease known;
     int64_t id = request->u.lease.id;
@@ -192,6 +209,7 @@ static enum err eval_grant(struct store_eval *eval, struct store_request *reques
 static enum err eval_end_lease(struct store_eval *eval, const struct cache_lease *lease,
                                const struct sql_effect *effect)
 {
+    ASSERT(store_eval_is_sound(eval));
     ASSERT(lease->id == effect->id);
     if (lease->key_count > INT32_MAX / 2) {
         return ERR_REQUEST_TOO_LARGE;
@@ -219,6 +237,8 @@ static enum err eval_end_lease(struct store_eval *eval, const struct cache_lease
 
 static enum err eval_revoke(struct store_eval *eval, struct store_request *request)
 {
+    ASSERT(store_eval_is_sound(eval));
+    ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     struct cache_lease lease;
     if (!cache_lease_get(cache_edit_view(eval->edit), request->u.lease.id, &lease)) {
         return ERR_LEASE_NOT_FOUND;
@@ -230,6 +250,8 @@ static enum err eval_revoke(struct store_eval *eval, struct store_request *reque
 /* Ours alone: a lease granted anew under the same id is another lease. */
 static enum err eval_expire(struct store_eval *eval, struct store_request *request)
 {
+    ASSERT(store_eval_is_sound(eval));
+    ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     const struct lease_due *due = &store_expiry_of(request)->due;
     struct cache_lease lease;
     if (!cache_lease_get(cache_edit_view(eval->edit), due->id, &lease) ||
@@ -245,6 +267,8 @@ static enum err eval_expire(struct store_eval *eval, struct store_request *reque
 
 static enum err eval_compact(struct store_eval *eval, struct store_request *request)
 {
+    ASSERT(store_eval_is_sound(eval));
+    ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     const struct cache_info *info = cache_edit_info(eval->edit);
     int64_t revision = request->u.compact.revision;
     if (revision <= info->compact_rev) {
@@ -262,6 +286,8 @@ static enum err eval_compact(struct store_eval *eval, struct store_request *requ
 
 bool store_eval_must_wait(const struct store_eval *eval, struct store_request *request)
 {
+    ASSERT(store_eval_is_sound(eval));
+    ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     int kind = (int)request->kind;
     if (kind != STORE_LEASE_GRANT && kind != STORE_LEASE_REVOKE && kind != STORE_LEASE_EXPIRE) {
         return false;
@@ -280,6 +306,8 @@ bool store_eval_must_wait(const struct store_eval *eval, struct store_request *r
 
 static enum err eval_kind(struct store_eval *eval, struct store_request *request)
 {
+    ASSERT(store_eval_is_sound(eval));
+    ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     if ((int)request->kind == STORE_LEASE_EXPIRE) {
         return eval_expire(eval, request);
     }

@@ -30,18 +30,21 @@ static const struct sm_state health_states[HEALTH_STATE_COUNT] = {
 
 void store_health_init(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     sm_init(&store->health.sm, health_states, HEALTH_STATE_COUNT, HEALTH_OK);
     ASSERT(store->health.failures == 0);
 }
 
 void store_health_fini(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     timers_disarm(store->timers, &store->health.overdue);
     timers_disarm(store->timers, &store->health.half_open);
 }
 
 static void half_open_due(struct timer *timer)
 {
+    ASSERT(!timer_is_armed(timer));
     struct store_health *health = CONTAINER_OF(timer, struct store_health, half_open);
     struct store *store = CONTAINER_OF(health, struct store, health);
     ASSERT(sm_is(&health->sm, HEALTH_AWAY));
@@ -51,6 +54,7 @@ static void half_open_due(struct timer *timer)
 
 static void go_away(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_health *health = &store->health;
     bool was_ok = sm_is(&health->sm, HEALTH_OK);
     sm_move(&health->sm, HEALTH_AWAY);
@@ -71,6 +75,7 @@ static void go_away(struct store *store)
 
 static void come_back(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_health *health = &store->health;
     timers_disarm(store->timers, &health->half_open);
     sm_move(&health->sm, HEALTH_OK);
@@ -84,6 +89,7 @@ static void come_back(struct store *store)
 
 static void overdue(struct timer *timer)
 {
+    ASSERT(!timer_is_armed(timer));
     struct store_health *health = CONTAINER_OF(timer, struct store_health, overdue);
     struct store *store = CONTAINER_OF(health, struct store, health);
     if (!sm_is(&health->sm, HEALTH_AWAY)) {
@@ -93,6 +99,7 @@ static void overdue(struct timer *timer)
 
 void store_health_begin(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_health *health = &store->health;
     health->outstanding++;
     if (!store->log->exclusive && !timer_is_armed(&health->overdue)) {
@@ -103,6 +110,7 @@ void store_health_begin(struct store *store)
 /* False: nobody counts. */
 static bool end_one(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_health *health = &store->health;
     ASSERT(health->outstanding > 0);
     health->outstanding--;
@@ -118,6 +126,7 @@ static bool end_one(struct store *store)
 
 void store_health_ask(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     if (end_one(store)) {
         store->reads.forced = true;
     }
@@ -125,6 +134,7 @@ void store_health_ask(struct store *store)
 
 void store_health_end(struct store *store, bool answered)
 {
+    ASSERT(store_is_sound(store));
     struct store_health *health = &store->health;
     if (!end_one(store)) {
         return;
@@ -145,6 +155,7 @@ void store_health_end(struct store *store, bool answered)
 
 void store_health_fence(struct store *store, bool fenced)
 {
+    ASSERT(store_is_sound(store));
     if (store->health.fenced == fenced) {
         return;
     }

@@ -80,6 +80,12 @@ struct store_eval {
     uint64_t seq; /* Of the entry being made. */
 };
 
+/* An edit is open, and rows go to the revisions that it has. */
+static inline bool store_eval_is_sound(const struct store_eval *eval)
+{
+    return eval->edit != NULL && eval->rng != NULL && eval->seq > 0 &&
+           eval->rows.count <= eval->rows.room && eval->effects.count <= eval->effects.room;
+}
 /* Evaluate |request| into |eval|; sets its answer and |revision|. On an error nothing changed. */
 MUST_CHECK enum err store_eval_request(struct store_eval *eval, struct store_request *request);
 /* True when |request| must wait for the next entry: at most one effect per lease and entry, because
@@ -428,6 +434,25 @@ static inline bool store_is_loaded(const struct store *store)
 static inline bool store_is_live(const struct store *store)
 {
     return store_is_loaded(store) && !store->fatal && store->load == NULL && !store->reload_wanted;
+}
+/*
+ * Cheap truths that hold whenever a function of store begins.
+ *   1. An open edit stands on what is applied, and is not beaten.
+ *   2. A list with members has a first one.
+ *   3. What one read waits for was asked for; proofs fit their ring.
+ *   4. Nothing newer is applied than was seen in the database.
+ */
+static inline bool store_is_sound(const struct store *store)
+{
+    const struct store_batch *batch = &store->batch;
+    bool open = batch->eval.edit != NULL;
+    return store->cache != NULL && store->log != NULL &&
+           IMPLIES(open, batch->expected_seq == store->seq && !batch->beaten) &&
+           (batch->members.count == 0) == (batch->members.first == NULL) &&
+           (store->queue.count == 0) == (store->queue.first == NULL) &&
+           store->reads.asked <= store->reads.arrivals &&
+           store->reads.answered <= store->reads.arrivals &&
+           store->reads.proof_count <= PROOFS_MAX && store->seq <= store->seen_seq;
 }
 /* The newest state was published. */
 void store_published(struct store *store);

@@ -16,11 +16,13 @@ enum { KEEPALIVE_RETRY_MS = 50, GAP_SLACK_MS = 500 };
 
 static void expiry_done(struct store_request *request)
 {
+    ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     store_expiry_of(request)->busy = false;
 }
 
 void store_leases_init(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     uint64_t gap_ms = (uint64_t)store->config.upkeep_interval_ms + GAP_SLACK_MS;
     store->leases.table =
         lease_table_new(gap_ms * NS_PER_MS, store->config.lease_margin_ms * NS_PER_MS);
@@ -34,6 +36,7 @@ void store_leases_init(struct store *store)
 
 void store_leases_fini(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     ASSERT(!store->leases.in_flight);
     timers_disarm(store->timers, &store->leases.retry);
     lease_table_free(store->leases.table);
@@ -44,6 +47,7 @@ void store_leases_fini(struct store *store)
 
 void store_leases_effect(struct store *store, const struct sql_effect *effect, uint64_t seq)
 {
+    ASSERT(store_is_sound(store));
     ASSERT(effect->kind != SQL_COMPACT);
     if (effect->kind == SQL_LEASE_PUT) {
         lease_table_grant(store->leases.table, effect->id, effect->ttl_s, seq, store_now_ns(store));
@@ -54,6 +58,7 @@ void store_leases_effect(struct store *store, const struct sql_effect *effect, u
 
 void store_leases_reset(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     uint64_t gap_ms = (uint64_t)store->config.upkeep_interval_ms + GAP_SLACK_MS;
     lease_table_free(store->leases.table);
     store->leases.table =
@@ -73,6 +78,7 @@ void store_leases_reset(struct store *store)
 
 void store_leases_read(struct store *store, const struct sql_lease *leases, uint32_t count)
 {
+    ASSERT(store_is_sound(store));
     uint64_t now_ns = store_now_ns(store);
     lease_table_reading_begin(store->leases.table, now_ns);
     for (uint32_t i = 0; i < count; i++) {
@@ -92,6 +98,8 @@ static int item_order(const void *a, const void *b)
 
 void store_leases_keepalive(struct store *store, struct store_request *request)
 {
+    ASSERT(store_is_sound(store));
+    ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     ASSERT(request->kind == STORE_LEASE_KEEPALIVE);
     request->state = REQUEST_WAITING;
     store_list_add(&store->leases.waiting, request);
@@ -99,6 +107,8 @@ void store_leases_keepalive(struct store *store, struct store_request *request)
 
 void store_leases_answer(struct store *store, struct store_request *request)
 {
+    ASSERT(store_is_sound(store));
+    ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     const struct cache_snapshot *snapshot = cache_snapshot(store->cache);
     int64_t id = request->u.lease.id;
     struct cache_lease lease = {0};
@@ -117,6 +127,8 @@ void store_leases_answer(struct store *store, struct store_request *request)
 
 static void keepalive_answer(struct store *store, struct store_request *request)
 {
+    ASSERT(store_is_sound(store));
+    ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     struct store_leases *leases = &store->leases;
     const struct sql_keepalive_item key = {.id = request->u.lease.id};
     const struct sql_keepalive_item *item =
@@ -137,11 +149,13 @@ static void keepalive_answer(struct store *store, struct store_request *request)
 
 static void retry_due(struct timer *timer)
 {
+    ASSERT(!timer_is_armed(timer));
     ASSERT(!timer_is_armed(timer)); /* The turn that is under way sends what waits. */
 }
 
 static void keepalive_done(struct sql_keepalive *keepalive)
 {
+    ASSERT(keepalive->done != NULL);
     struct store_leases *leases = CONTAINER_OF(keepalive, struct store_leases, keepalive);
     struct store *store = CONTAINER_OF(leases, struct store, leases);
     leases->in_flight = false;
@@ -171,6 +185,7 @@ static void keepalive_done(struct sql_keepalive *keepalive)
 /* Sorted, distinct ids of |sent|. */
 static void keepalive_items(struct store_leases *leases)
 {
+    ASSERT(leases->table != NULL);
     leases->items.count = 0;
     for (const struct store_request *r = leases->sent.first; r != NULL; r = r->next) {
         struct sql_keepalive_item *item = store_vec_add(&leases->items, sizeof(*item));
@@ -190,6 +205,7 @@ static void keepalive_items(struct store_leases *leases)
 
 void store_leases_start(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_leases *leases = &store->leases;
     if (leases->in_flight || leases->waiting.count == 0 || timer_is_armed(&leases->retry) ||
         !store_is_live(store) || store->health.fenced || store_health_is_away(&store->health)) {
@@ -215,6 +231,7 @@ void store_leases_start(struct store *store)
 
 static bool expiry_is_busy(const struct store_leases *leases, int64_t id)
 {
+    ASSERT(leases->table != NULL);
     for (uint32_t i = 0; i < EXPIRIES_MAX; i++) {
         if (leases->expiries[i].busy && leases->expiries[i].due.id == id) {
             return true;
@@ -225,6 +242,7 @@ static bool expiry_is_busy(const struct store_leases *leases, int64_t id)
 
 static struct store_expiry *expiry_free(struct store_leases *leases)
 {
+    ASSERT(leases->table != NULL);
     for (uint32_t i = 0; i < EXPIRIES_MAX; i++) {
         if (!leases->expiries[i].busy) {
             return &leases->expiries[i];
@@ -235,6 +253,7 @@ static struct store_expiry *expiry_free(struct store_leases *leases)
 
 void store_leases_expire(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_leases *leases = &store->leases;
     if (!store_upkeep_is_owner(store) || !sm_is(&store->life, LIFE_READY) ||
         !store_is_live(store) || store->health.fenced || store_health_is_away(&store->health)) {
@@ -257,6 +276,7 @@ void store_leases_expire(struct store *store)
 
 void store_leases_stop(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     for (uint32_t i = 0; i < EXPIRIES_MAX; i++) {
         struct store_expiry *expiry = &store->leases.expiries[i];
         if (expiry->busy && expiry->request.state != REQUEST_ANSWERED) {

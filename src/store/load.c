@@ -50,6 +50,7 @@ struct store_load {
 
 static enum err load_broken(struct store_load *load, const char *what, uint64_t seq)
 {
+    ASSERT(load->store->load == load);
     if (load->why[0] == '\0') {
         (void)snprintf(load->why, sizeof(load->why), "%s (seq %llu)", what,
                        (unsigned long long)seq);
@@ -61,6 +62,7 @@ static enum err load_broken(struct store_load *load, const char *what, uint64_t 
 
 static enum err on_leases(struct sql_load *request, const struct sql_lease *leases, uint32_t count)
 {
+    ASSERT(request->done != NULL);
     struct store_load *load = CONTAINER_OF(request, struct store_load, load);
     for (uint32_t i = 0; i < count; i++) {
         if (leases[i].ttl_s <= 0 || leases[i].id == 0) {
@@ -74,6 +76,7 @@ static enum err on_leases(struct sql_load *request, const struct sql_lease *leas
 /* Rows come in order; from |base| on without a gap. */
 static bool row_is_next(const struct store_load *load, const struct sql_row *row)
 {
+    ASSERT(load->store->load == load);
     bool same_rev = row->revision == load->last_rev;
     if (row->revision < load->base) {
         return row->revision > load->last_rev || (same_rev && row->sub > load->last_sub);
@@ -87,6 +90,7 @@ static bool row_is_next(const struct store_load *load, const struct sql_row *row
 
 static void row_take(struct store_load *load, const struct sql_row *row)
 {
+    ASSERT(load->store->load == load);
     const struct cache_row made = {
         .revision = row->revision,
         .sub = row->sub,
@@ -111,6 +115,7 @@ static void row_take(struct store_load *load, const struct sql_row *row)
 
 static enum err on_rows(struct sql_load *request, const struct sql_row *rows, uint32_t count)
 {
+    ASSERT(request->done != NULL);
     struct store_load *load = CONTAINER_OF(request, struct store_load, load);
     load->base = request->head.deleted_below > 2 ? request->head.deleted_below : 2;
     for (uint32_t i = 0; i < count; i++) {
@@ -134,6 +139,8 @@ static enum err on_rows(struct sql_load *request, const struct sql_row *rows, ui
 /* The rows of |entry| against its count and hash. */
 static enum err entry_rows_check(struct store_load *load, const struct sql_entry *entry)
 {
+    ASSERT(load->store->load == load);
+    ASSERT(entry != NULL);
     const struct row_sum *sums = load->sums.items;
     uint32_t count = 0;
     while (load->sum_at < load->sums.count && sums[load->sum_at].revision < entry->first_rev) {
@@ -160,6 +167,8 @@ static enum err entry_rows_check(struct store_load *load, const struct sql_entry
 
 static enum err entry_check(struct store_load *load, const struct sql_entry *entry)
 {
+    ASSERT(load->store->load == load);
+    ASSERT(entry != NULL);
     if (load->bad_rev != 0 && entry->row_count > 0 && load->bad_rev >= entry->first_rev &&
         load->bad_rev <= entry->last_rev) {
         return load_broken(load, "a row does not match its checksum", entry->seq);
@@ -187,6 +196,8 @@ static enum err entry_check(struct store_load *load, const struct sql_entry *ent
 static enum err on_entries(struct sql_load *request, const struct sql_entry *entries,
                            uint32_t count)
 {
+    ASSERT(request->done != NULL);
+    ASSERT(entries != NULL);
     struct store_load *load = CONTAINER_OF(request, struct store_load, load);
     for (uint32_t i = 0; i < count; i++) {
         TRY(entry_check(load, &entries[i]));
@@ -197,6 +208,7 @@ static enum err on_entries(struct sql_load *request, const struct sql_entry *ent
 /* What only the end can tell. */
 static enum err load_end_check(struct store_load *load)
 {
+    ASSERT(load->store->load == load);
     const struct sql_head *head = &load->load.head;
     if (load->bad_rev != 0) {
         char what[LOAD_WHAT_SIZE];
@@ -251,6 +263,9 @@ static const struct cache_version *version_first(const struct cache_version *con
 static void merge_leases(struct cache_edit *edit, const struct cache_snapshot *old,
                          const struct cache_snapshot *new)
 {
+    ASSERT(edit != NULL);
+    ASSERT(old != NULL);
+    ASSERT(new != NULL);
     struct cache_lease lease;
     struct cache_lease other;
     int64_t from = INT64_MIN;
@@ -277,6 +292,8 @@ static void merge_leases(struct cache_edit *edit, const struct cache_snapshot *o
 
 static void merge_version(struct cache_edit *edit, const struct cache_version *version)
 {
+    ASSERT(edit != NULL);
+    ASSERT(version != NULL);
     const struct cache_row row = {
         .revision = cache_version_mod_rev(version),
         .sub = cache_version_sub(version),
@@ -294,6 +311,9 @@ static void merge_version(struct cache_edit *edit, const struct cache_version *v
 static struct store_vec lost_keys(const struct store_load *load, const struct cache_snapshot *old,
                                   const struct cache_snapshot *new)
 {
+    ASSERT(load->store->load == load);
+    ASSERT(old != NULL);
+    ASSERT(new != NULL);
     struct store_vec lost = {0};
     uint32_t count = load->versions.count;
     const struct cache_version **sorted = mem_copy(load->versions.items, count * sizeof(*sorted));
@@ -323,6 +343,8 @@ static struct store_vec lost_keys(const struct store_load *load, const struct ca
 static void merge_grave(struct store_load *load, struct cache_edit *edit, struct slice key,
                         uint32_t nth)
 {
+    ASSERT(load->store->load == load);
+    ASSERT(edit != NULL);
     const struct cache_row row = {.revision = load->had_rev,
                                   .sub = LOAD_GRAVE_SUB + (int32_t)nth,
                                   .is_delete = true,
@@ -337,6 +359,8 @@ static void merge_grave(struct store_load *load, struct cache_edit *edit, struct
  */
 static void merge_gap(struct store_load *load, struct cache_edit *edit, uint32_t nth)
 {
+    ASSERT(load->store->load == load);
+    ASSERT(edit != NULL);
     struct slice key;
     struct store_vec bytes = {0};
     const struct cache_version *old = NULL;
@@ -355,6 +379,7 @@ static void merge_gap(struct store_load *load, struct cache_edit *edit, uint32_t
 
 static enum err merge(struct store_load *load)
 {
+    ASSERT(load->store->load == load);
     struct store *store = load->store;
     const struct cache_snapshot *old = cache_snapshot(store->cache);
     const struct cache_snapshot *new = cache_edit_view(load->edit);
@@ -386,6 +411,7 @@ static enum err merge(struct store_load *load)
 
 static void load_free(struct store_load *load)
 {
+    ASSERT(load->store->load == load);
     if (load->edit != NULL) {
         cache_edit_drop(load->edit);
     }
@@ -399,6 +425,7 @@ static void load_free(struct store_load *load)
 
 static void load_publish(struct store_load *load)
 {
+    ASSERT(load->store->load == load);
     struct store *store = load->store;
     const struct sql_head *head = &load->load.head;
     bool empty = head->seq == 0;
@@ -423,6 +450,7 @@ static void load_publish(struct store_load *load)
 
 static void retry_due(struct timer *timer)
 {
+    ASSERT(!timer_is_armed(timer));
     struct store_load *load = CONTAINER_OF(timer, struct store_load, retry);
     struct store *store = load->store;
     load_free(load);
@@ -433,6 +461,7 @@ static void retry_due(struct timer *timer)
 
 static void load_failed(struct store_load *load, enum err err)
 {
+    ASSERT(load->store->load == load);
     struct store *store = load->store;
     bool first = load->beside == NULL;
     char why[LOAD_WHY_SIZE];
@@ -455,6 +484,7 @@ static void load_failed(struct store_load *load, enum err err)
 
 static void load_done(struct sql_load *request)
 {
+    ASSERT(request->done != NULL);
     struct store_load *load = CONTAINER_OF(request, struct store_load, load);
     struct store *store = load->store;
     enum err err = request->err;
@@ -489,6 +519,7 @@ static void load_done(struct sql_load *request)
 
 void store_load_start(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     ASSERT(store->load == NULL && !store_batch_is_open(store));
     struct store_load *load = mem_alloc(sizeof(*load));
     bool first = sm_is(&store->life, LIFE_LOADING);
@@ -509,6 +540,7 @@ void store_load_start(struct store *store)
 
 void store_load_fini(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     if (store->load != NULL) {
         load_free(store->load);
     }
@@ -517,6 +549,7 @@ void store_load_fini(struct store *store)
 
 void store_reload_want(struct store *store, const char *why)
 {
+    ASSERT(store_is_sound(store));
     if (!store->reload_wanted) {
         LOG(LOG_WARN, "loading again", LSTR("why", why), LUINT("seq", store->seq));
         store->reload_wanted = true;

@@ -7,6 +7,7 @@
 
 static bool range_has_filters(const struct store_range *range)
 {
+    ASSERT(range != NULL);
     return range->min_mod_rev != 0 || range->max_mod_rev != 0 || range->min_create_rev != 0 ||
            range->max_create_rev != 0;
 }
@@ -14,12 +15,14 @@ static bool range_has_filters(const struct store_range *range)
 /* As the index gives them. A target without an order is sorted, but after the limit: as in etcd. */
 static bool range_order_is_default(const struct store_range *range)
 {
+    ASSERT(range != NULL);
     return range->sort_order == STORE_SORT_NONE ||
            (range->sort_target == STORE_SORT_KEY && range->sort_order == STORE_SORT_ASCEND);
 }
 
 bool store_range_is_plain(const struct store_range *range)
 {
+    ASSERT(range != NULL);
     return range_order_is_default(range) && !range_has_filters(range) &&
            (range->sort_target == STORE_SORT_KEY || range->count_only);
 }
@@ -35,6 +38,8 @@ static uint64_t range_fetch_max(const struct store_range *range)
 
 static bool range_keeps(const struct store_range *range, const struct cache_version *version)
 {
+    ASSERT(range != NULL);
+    ASSERT(version != NULL);
     int64_t mod_rev = cache_version_mod_rev(version);
     int64_t create_rev = cache_version_create_rev(version);
     return (range->max_mod_rev == 0 || mod_rev <= range->max_mod_rev) &&
@@ -86,6 +91,8 @@ static bool version_less(const void *a, const void *b, const void *arg)
 
 static void range_sort(const struct store_range *range, struct store_range_answer *answer)
 {
+    ASSERT(range != NULL);
+    ASSERT(answer != NULL);
     if (range->sort_target != STORE_SORT_KEY) {
         store_sort((const void **)answer->kvs, answer->kv_count, version_less, range);
     } else if (range->sort_order == STORE_SORT_DESCEND) {
@@ -115,6 +122,10 @@ uint64_t store_range_cost(const struct cache_snapshot *snapshot, const struct st
 static enum err range_fetch(const struct cache_snapshot *snapshot, const struct store_range *range,
                             struct arena *arena, struct store_range_answer *answer)
 {
+    ASSERT(snapshot != NULL);
+    ASSERT(range != NULL);
+    ASSERT(arena->size_max > 0);
+    ASSERT(answer != NULL);
     struct cache_range keys = cache_range_of(range->key, range->range_end);
     uint64_t room = fetch_room(range, answer->count);
     answer->kvs = arena_alloc(arena, room * sizeof(*answer->kvs));

@@ -16,12 +16,15 @@ static void probe_start(struct store *store);
 
 void store_reads_init(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     ASSERT(store->reads.waiting.count == 0);
     ASSERT(store->reads.proof_count == 0);
 }
 
 static void read_answer(struct store *store, struct store_request *request)
 {
+    ASSERT(store_is_sound(store));
+    ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     ASSERT(request->state == REQUEST_WAITING);
     if (request->kind == STORE_READ_INDEX) {
         store_answer_now(request);
@@ -32,6 +35,7 @@ static void read_answer(struct store *store, struct store_request *request)
 
 void store_reads_proven(struct store *store, uint64_t mark)
 {
+    ASSERT(store_is_sound(store));
     struct store_reads *reads = &store->reads;
     ASSERT(mark <= reads->arrivals);
     while (reads->waiting.first != NULL && reads->waiting.first->arrival <= mark) {
@@ -42,6 +46,7 @@ void store_reads_proven(struct store *store, uint64_t mark)
 
 void store_reads_release(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_reads *reads = &store->reads;
     while (reads->proof_count > 0 && reads->proofs[reads->proof_first].seq <= store->seq) {
         store_reads_proven(store, reads->proofs[reads->proof_first].mark);
@@ -52,6 +57,7 @@ void store_reads_release(struct store *store)
 
 static void probe_done(struct sql_probe *probe)
 {
+    ASSERT(probe->done != NULL);
     struct store_reads *reads = CONTAINER_OF(probe, struct store_reads, probe);
     struct store *store = CONTAINER_OF(reads, struct store, reads);
     reads->in_flight = false;
@@ -74,6 +80,7 @@ static void probe_done(struct sql_probe *probe)
 
 static void probe_start(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_reads *reads = &store->reads;
     ASSERT(!reads->in_flight && reads->proof_count < PROOFS_MAX);
     reads->in_flight = true;
@@ -88,6 +95,7 @@ static void probe_start(struct store *store)
 
 void store_reads_start(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_reads *reads = &store->reads;
     if (reads->in_flight || reads->proof_count == PROOFS_MAX || !store_is_loaded(store) ||
         store->fatal) {
@@ -101,12 +109,15 @@ void store_reads_start(struct store *store)
 
 uint64_t store_reads_ask(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     store->reads.asked = ++store->reads.arrivals;
     return store->reads.arrivals;
 }
 
 void store_reads_add(struct store *store, struct store_request *request)
 {
+    ASSERT(store_is_sound(store));
+    ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     request->arrival = store_reads_ask(store);
     request->state = REQUEST_WAITING;
     store_list_add(&store->reads.waiting, request);

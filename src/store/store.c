@@ -30,6 +30,7 @@ static const struct sm_state life_states[LIFE_STATE_COUNT] = {
 
 void *store_vec_add(struct store_vec *vec, size_t size)
 {
+    ASSERT(vec->count <= vec->room);
     ASSERT(size > 0 && vec->count <= vec->room);
     if (vec->count == vec->room) {
         vec->room = vec->room == 0 ? 16 : 2 * vec->room;
@@ -42,6 +43,7 @@ void *store_vec_add(struct store_vec *vec, size_t size)
 
 void *store_vec_last(const struct store_vec *vec, size_t size)
 {
+    ASSERT(vec->count <= vec->room);
     ASSERT(vec->count > 0);
     return (uint8_t *)vec->items + (vec->count - 1) * size;
 }
@@ -56,6 +58,7 @@ void store_vec_fini(struct store_vec *vec)
 
 static struct store_facts *facts_new(const struct store *store)
 {
+    ASSERT(store_is_sound(store));
     const struct store_upkeep *upkeep = &store->upkeep;
     uint32_t room = upkeep->member_count + 1;
     struct store_facts *facts = mem_alloc(sizeof(*facts) + room * sizeof(facts->members[0]));
@@ -82,6 +85,7 @@ static struct store_facts *facts_new(const struct store *store)
 
 void store_facts_publish(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_facts *facts = facts_new(store);
     facts->cluster_id = store->cluster_id;
     facts->member_id = store->config.self.id;
@@ -108,26 +112,31 @@ void store_facts_publish(struct store *store)
 
 const struct store_facts *store_facts(const struct store *store)
 {
+    ASSERT(store_is_sound(store));
     return atomic_load_explicit(&store->facts, memory_order_acquire);
 }
 
 const struct cache_snapshot *store_snapshot(const struct store *store)
 {
+    ASSERT(store_is_sound(store));
     return cache_snapshot(store->cache);
 }
 
 bool store_reads_are_local(const struct store *store)
 {
+    ASSERT(store_is_sound(store));
     return store->log->exclusive;
 }
 
 struct cache *store_cache(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     return store->cache;
 }
 
 void store_published(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     ASSERT(cache_snapshot_info(cache_snapshot(store->cache))->seq == store->seq);
     store->publish_stale = true;
     store->facts_stale = true;
@@ -169,6 +178,7 @@ struct store *store_new(const struct store_config *config)
 
 static void fail(struct store *store, enum err err, const char *why)
 {
+    ASSERT(store_is_sound(store));
     ASSERT(err != ERR_OK);
     if (sm_is(&store->life, LIFE_CLOSING)) {
         return; /* It was stopped while it started. */
@@ -200,6 +210,7 @@ static void hinted(void *arg, uint64_t seq)
 
 void store_start(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     sm_move(&store->life, LIFE_OPENING);
     store->log->events = (struct sql_events){.opened = opened, .hint = hinted, .arg = store};
     store->log->ops->open(store->log);
@@ -207,6 +218,7 @@ void store_start(struct store *store)
 
 static void caught_up(struct store_request *request)
 {
+    ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     struct store *store = request->store;
     if (!sm_is(&store->life, LIFE_CATCHING_UP)) {
         return;
@@ -225,6 +237,7 @@ static void caught_up(struct store_request *request)
 
 void store_loaded(struct store *store, enum err err, const char *why)
 {
+    ASSERT(store_is_sound(store));
     if (!sm_is(&store->life, LIFE_LOADING)) {
         return;
     }
@@ -254,6 +267,7 @@ static void closed(void *arg)
 
 static void start_close(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     sm_move(&store->life, LIFE_CLOSING);
     timers_disarm(store->timers, &store->batch.retry);
     timers_disarm(store->timers, &store->tail.poll);
@@ -268,6 +282,7 @@ static void start_close(struct store *store)
 
 void store_stop(struct store *store, void (*stopped)(void *arg), void *arg)
 {
+    ASSERT(store_is_sound(store));
     ASSERT(stopped != NULL && store->stopped == NULL);
     store->stopped = stopped;
     store->stopped_arg = arg;
@@ -291,6 +306,7 @@ void store_stop(struct store *store, void (*stopped)(void *arg), void *arg)
 /* STOPPING ends when nobody waits: everything that was taken is answered or ran out of time. */
 static void stop_go_on(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     if (!sm_is(&store->life, LIFE_STOPPING) || store->queue.count > 0 ||
         store->batch.members.count > 0 || store->leases.sent.count > 0) {
         return;
@@ -325,11 +341,13 @@ void store_free(struct store *store)
 
 static void turn_again(struct timer *timer)
 {
+    ASSERT(!timer_is_armed(timer));
     ASSERT(!timer_is_armed(timer)); /* To be woken is all: the turn ends with store_turn. */
 }
 
 static bool reload_may_start(const struct store *store)
 {
+    ASSERT(store_is_sound(store));
     const struct sm *sm = &store->batch.sm;
     return store->reload_wanted && store->load == NULL && store_is_loaded(store) && !store->fatal &&
            !store_batch_is_open(store) &&
@@ -340,6 +358,7 @@ static bool reload_may_start(const struct store *store)
 /* Whether a batch could start that has not: its predecessor was answered within this turn. */
 static bool batch_may_start(const struct store *store)
 {
+    ASSERT(store_is_sound(store));
     return sm_is(&store->batch.sm, BATCH_IDLE) && store->queue.count > 0 &&
            sm_is(&store->life, LIFE_READY) && store_is_live(store) &&
            !store_health_is_away(&store->health) && !store->health.fenced;
@@ -347,6 +366,7 @@ static bool batch_may_start(const struct store *store)
 
 void store_turn(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     store->trim_left = false;
     /* Answers point into what trimming would free, so they leave first. */
     store_answers_flush(store);

@@ -14,6 +14,7 @@ static void tail_start(struct store *store);
 
 static void poll_due(struct timer *timer)
 {
+    ASSERT(!timer_is_armed(timer));
     struct store_tail *tail = CONTAINER_OF(timer, struct store_tail, poll);
     struct store *store = CONTAINER_OF(tail, struct store, tail);
     tail_start(store);
@@ -21,6 +22,7 @@ static void poll_due(struct timer *timer)
 
 void store_tail_init(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     ASSERT(store->config.poll_interval_ms > 0);
     arena_init(&store->tail.arena, SIZE_MAX / 4);
     store->tail.interval_ms = store->config.poll_interval_ms;
@@ -28,6 +30,7 @@ void store_tail_init(struct store *store)
 
 void store_tail_fini(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     ASSERT(!store->tail.in_flight);
     timers_disarm(store->timers, &store->tail.poll);
     arena_fini(&store->tail.arena);
@@ -35,6 +38,7 @@ void store_tail_fini(struct store *store)
 
 void store_tail_rest(struct store *store, bool found)
 {
+    ASSERT(store_is_sound(store));
     struct store_tail *tail = &store->tail;
     uint32_t slowest = store->config.poll_interval_ms;
     if (store->log->exclusive || tail->in_flight) {
@@ -48,6 +52,7 @@ void store_tail_rest(struct store *store, bool found)
 
 static void tail_done(struct sql_tail *request)
 {
+    ASSERT(request->done != NULL);
     struct store_tail *tail = CONTAINER_OF(request, struct store_tail, tail);
     struct store *store = CONTAINER_OF(tail, struct store, tail);
     uint64_t seq = store->seq;
@@ -73,6 +78,7 @@ static void tail_done(struct sql_tail *request)
 
 static void tail_start(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_tail *tail = &store->tail;
     if (tail->in_flight || store->log->exclusive || !store_is_live(store) ||
         store_health_is_away(&store->health)) {
@@ -98,6 +104,7 @@ static void tail_start(struct store *store)
 
 void store_tail_want(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     store->tail.wanted = true;
     if (!store->tail.in_flight) {
         timers_arm(store->timers, &store->tail.poll, 0, poll_due);

@@ -55,6 +55,8 @@ static bool compare_holds(const struct store_compare *compare, const struct cach
 /* Every key of the range must satisfy; no key at all counts as a missing one. */
 static bool compare_run(const struct store_compare *compare, const struct cache_snapshot *view)
 {
+    ASSERT(compare != NULL);
+    ASSERT(view != NULL);
     struct cache_range keys = cache_range_of(compare->key, compare->range_end);
     struct cache_walk walk;
     if (cache_walk_begin(&walk, view, &keys, 0) != ERR_OK) {
@@ -74,6 +76,8 @@ static bool compare_run(const struct store_compare *compare, const struct cache_
 
 static bool compares_run(const struct store_txn *txn, const struct cache_snapshot *view)
 {
+    ASSERT(txn != NULL);
+    ASSERT(view != NULL);
     for (uint32_t i = 0; i < txn->compare_count; i++) {
         if (!compare_run(&txn->compares[i], view)) {
             return false;
@@ -96,6 +100,11 @@ static enum err txn_enter(struct store_vec *frames, const struct store_txn *txn,
                           const struct cache_snapshot *view, struct arena *arena,
                           struct store_txn_answer *answer)
 {
+    ASSERT(frames->count <= frames->room);
+    ASSERT(txn != NULL);
+    ASSERT(view != NULL);
+    ASSERT(arena->size_max > 0);
+    ASSERT(answer != NULL);
     bool succeeded = compares_run(txn, view);
     const struct store_op *ops = succeeded ? txn->success : txn->failure;
     uint32_t count = succeeded ? txn->success_count : txn->failure_count;
@@ -112,6 +121,7 @@ static enum err txn_enter(struct store_vec *frames, const struct store_txn *txn,
 /* etcd looks at negative revisions here, too, unlike in a Range of its own. */
 static enum err range_check_rev(const struct store_range *range, const struct cache_info *info)
 {
+    ASSERT(range != NULL);
     if (range->revision == 0) {
         return ERR_OK;
     }
@@ -126,6 +136,10 @@ static enum err op_prepare(struct store_vec *frames, const struct store_op *op,
                            const struct cache_snapshot *view, struct arena *arena,
                            struct store_op_answer *answer, uint64_t *cost)
 {
+    ASSERT(frames->count <= frames->room);
+    ASSERT((unsigned)op->kind <= STORE_OP_NONE);
+    ASSERT(view != NULL);
+    ASSERT(arena->size_max > 0);
     const struct cache_info *info = cache_snapshot_info(view);
     struct cache_range keys;
     uint64_t count = 0;
@@ -156,6 +170,10 @@ static enum err op_prepare(struct store_vec *frames, const struct store_op *op,
 static enum err txn_prepare(const struct cache_snapshot *view, const struct store_txn *txn,
                             struct arena *arena, struct store_txn_answer *answer, uint64_t *cost)
 {
+    ASSERT(view != NULL);
+    ASSERT(txn != NULL);
+    ASSERT(arena->size_max > 0);
+    ASSERT(answer != NULL);
     struct store_vec frames = {0};
     *cost = 0;
     enum err err = txn_enter(&frames, txn, view, arena, answer);
@@ -180,6 +198,10 @@ static enum err txn_prepare(const struct cache_snapshot *view, const struct stor
 static void op_execute(struct store_eval *eval, struct eval_write *write, const struct store_op *op,
                        struct arena *arena, struct store_op_answer *answer)
 {
+    ASSERT(store_eval_is_sound(eval));
+    ASSERT(write->revision > 1 && write->sub >= 0);
+    ASSERT((unsigned)op->kind <= STORE_OP_NONE);
+    ASSERT(arena->size_max > 0);
     enum err err = ERR_OK;
     const struct cache_version *prev = NULL;
     switch (op->kind) {
@@ -204,6 +226,10 @@ static void op_execute(struct store_eval *eval, struct eval_write *write, const 
 static void txn_execute(struct store_eval *eval, const struct store_txn *txn, struct arena *arena,
                         struct store_txn_answer *answer)
 {
+    ASSERT(store_eval_is_sound(eval));
+    ASSERT(txn != NULL);
+    ASSERT(arena->size_max > 0);
+    ASSERT(answer != NULL);
     struct eval_write write = {.revision = cache_edit_info(eval->edit)->revision + 1};
     struct store_vec frames = {0};
     struct txn_frame *top = store_vec_add(&frames, sizeof(*top));

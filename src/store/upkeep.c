@@ -20,12 +20,14 @@ static void upkeep_due(struct timer *timer);
 
 void store_upkeep_init(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     ASSERT(store->config.upkeep_interval_ms > 0);
     arena_init(&store->upkeep.arena, SIZE_MAX / 4);
 }
 
 void store_upkeep_fini(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     ASSERT(!store->upkeep.in_flight && !store->upkeep.purging);
     timers_disarm(store->timers, &store->upkeep.timer);
     arena_fini(&store->upkeep.arena);
@@ -34,11 +36,13 @@ void store_upkeep_fini(struct store *store)
 
 bool store_upkeep_is_owner(const struct store *store)
 {
+    ASSERT(store_is_sound(store));
     return store->upkeep.duty_owner == store->config.self.id;
 }
 
 void store_upkeep_compacted(struct store *store, uint64_t seq)
 {
+    ASSERT(store_is_sound(store));
     store->upkeep.compact_ns = store_now_ns(store);
     store->upkeep.compact_seq = seq;
 }
@@ -47,6 +51,7 @@ void store_upkeep_compacted(struct store *store, uint64_t seq)
 
 static void sample_seq(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_upkeep *upkeep = &store->upkeep;
     uint64_t now_ns = store_now_ns(store);
     uint32_t last = (upkeep->sample_first + upkeep->sample_count - 1) % TRIM_SAMPLES;
@@ -64,6 +69,7 @@ static void sample_seq(struct store *store)
 
 static void keep_members(struct store_upkeep *upkeep)
 {
+    ASSERT(upkeep->sample_count <= TRIM_SAMPLES);
     uint32_t count = upkeep->upkeep.member_count;
     upkeep->member_count = 0;
     if (count > 0) {
@@ -75,6 +81,7 @@ static void keep_members(struct store_upkeep *upkeep)
 
 static void warn_of_snapshot(struct store_upkeep *upkeep)
 {
+    ASSERT(upkeep->sample_count <= TRIM_SAMPLES);
     bool old = upkeep->upkeep.oldest_snapshot_ms > SNAPSHOT_WARN_MS;
     if (old && !upkeep->snapshot_warned) {
         LOG(LOG_WARN, "an old snapshot is open in the database",
@@ -85,6 +92,7 @@ static void warn_of_snapshot(struct store_upkeep *upkeep)
 
 static void upkeep_done(struct sql_upkeep *request)
 {
+    ASSERT(request->done != NULL);
     struct store_upkeep *upkeep = CONTAINER_OF(request, struct store_upkeep, upkeep);
     struct store *store = CONTAINER_OF(upkeep, struct store, upkeep);
     upkeep->in_flight = false;
@@ -111,6 +119,7 @@ static void upkeep_done(struct sql_upkeep *request)
 
 static void upkeep_send(struct store *store, bool leave)
 {
+    ASSERT(store_is_sound(store));
     struct store_upkeep *upkeep = &store->upkeep;
     ASSERT(!upkeep->in_flight);
     uint32_t duty_ms = 4 * store->config.upkeep_interval_ms;
@@ -133,6 +142,7 @@ static void upkeep_send(struct store *store, bool leave)
 
 static void upkeep_due(struct timer *timer)
 {
+    ASSERT(!timer_is_armed(timer));
     struct store_upkeep *upkeep = CONTAINER_OF(timer, struct store_upkeep, timer);
     struct store *store = CONTAINER_OF(upkeep, struct store, upkeep);
     if (store_is_loaded(store) && !store->fatal && !sm_is(&store->life, LIFE_STOPPING)) {
@@ -142,6 +152,7 @@ static void upkeep_due(struct timer *timer)
 
 void store_upkeep_start(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     if (!store->upkeep.in_flight && !timer_is_armed(&store->upkeep.timer)) {
         upkeep_send(store, false);
     }
@@ -149,6 +160,7 @@ void store_upkeep_start(struct store *store)
 
 void store_upkeep_leave(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     timers_disarm(store->timers, &store->upkeep.timer);
     if (!store->upkeep.in_flight) {
         upkeep_send(store, true);
@@ -160,6 +172,7 @@ void store_upkeep_leave(struct store *store)
 /* Every live member has applied entry |seq|, or it was long enough ago. */
 static bool members_have(const struct store *store, uint64_t seq, uint64_t since_ns)
 {
+    ASSERT(store_is_sound(store));
     const struct store_upkeep *upkeep = &store->upkeep;
     if (store_now_ns(store) - since_ns >= LIMIT_ENTRY_KEEP_MS * NS_PER_MS) {
         return true;
@@ -176,6 +189,7 @@ static bool members_have(const struct store *store, uint64_t seq, uint64_t since
 /* Up to where rows may go now; <= deleted_below: nowhere. */
 static int64_t rows_target(const struct store *store)
 {
+    ASSERT(store_is_sound(store));
     const struct store_upkeep *upkeep = &store->upkeep;
     int64_t target = cache_snapshot_info(cache_snapshot(store->cache))->compact_rev;
     for (uint32_t i = 0; i < upkeep->member_count; i++) {
@@ -189,6 +203,7 @@ static int64_t rows_target(const struct store *store)
 /* Entries below may go: old enough, and applied by every live member. */
 static uint64_t entries_target(const struct store *store)
 {
+    ASSERT(store_is_sound(store));
     const struct store_upkeep *upkeep = &store->upkeep;
     uint64_t target = 0;
     uint64_t now_ns = store_now_ns(store);
@@ -210,6 +225,7 @@ static uint64_t entries_target(const struct store *store)
 
 static void purge_done(struct sql_purge *purge)
 {
+    ASSERT(purge->done != NULL);
     struct store_upkeep *upkeep = CONTAINER_OF(purge, struct store_upkeep, purge);
     struct store *store = CONTAINER_OF(upkeep, struct store, upkeep);
     upkeep->purging = false;
@@ -227,6 +243,7 @@ static void purge_done(struct sql_purge *purge)
 
 static void purge_start(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_upkeep *upkeep = &store->upkeep;
     if (upkeep->purging || !upkeep->trim_due || !store_upkeep_is_owner(store) ||
         !sm_is(&store->life, LIFE_READY) || !store_is_live(store) || store->health.fenced ||
@@ -256,6 +273,7 @@ static void purge_start(struct store *store)
 
 static void answer_physical(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     struct store_request *next = NULL;
     for (struct store_request *r = store->upkeep.physical.first; r != NULL; r = next) {
         next = r->next;
@@ -269,6 +287,7 @@ static void answer_physical(struct store *store)
 
 void store_upkeep_turn(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     if (!store_is_loaded(store)) {
         return;
     }

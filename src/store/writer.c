@@ -28,6 +28,7 @@ void store_list_add(struct request_list *list, struct store_request *request)
 
 void store_list_remove(struct store_request *request)
 {
+    ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     struct request_list *list = request->list;
     ASSERT(list != NULL && list->count > 0);
     if (request->prev != NULL) {
@@ -50,6 +51,8 @@ void store_list_remove(struct store_request *request)
 
 void store_list_prepend(struct request_list *list, struct request_list *members)
 {
+    ASSERT((list->count == 0) == (list->first == NULL));
+    ASSERT((members->count == 0) == (members->first == NULL));
     while (members->last != NULL) {
         struct store_request *request = members->last;
         store_list_remove(request);
@@ -71,6 +74,7 @@ void store_list_prepend(struct request_list *list, struct request_list *members)
 
 void store_answer(struct store_request *request, enum err err)
 {
+    ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     ASSERT(request->state != REQUEST_ANSWERED);
     if (request->list != NULL) {
         store_list_remove(request);
@@ -83,6 +87,7 @@ void store_answer(struct store_request *request, enum err err)
 
 void store_answer_all(struct request_list *list, enum err err)
 {
+    ASSERT((list->count == 0) == (list->first == NULL));
     while (list->first != NULL) {
         store_answer(list->first, err);
     }
@@ -91,6 +96,7 @@ void store_answer_all(struct request_list *list, enum err err)
 
 void store_answer_now(struct store_request *request)
 {
+    ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     request->revision = cache_snapshot_info(store_snapshot(request->store))->revision;
     store_answer(request, ERR_OK);
 }
@@ -103,6 +109,7 @@ static void deliver(struct loop_post *post)
 
 void store_answers_flush(struct store *store)
 {
+    ASSERT(store_is_sound(store));
     /* Only those of now: a |done| that asks again is answered in the next turn. */
     for (uint32_t left = store->answers.count; left > 0; left--) {
         struct store_request *request = store->answers.first;
@@ -119,6 +126,7 @@ void store_answers_flush(struct store *store)
 
 static void deadline_passed(struct timer *timer)
 {
+    ASSERT(!timer_is_armed(timer));
     struct store_request *request = CONTAINER_OF(timer, struct store_request, timer);
     ASSERT(request->state != REQUEST_ANSWERED);
     store_answer(request, ERR_TIMEOUT);
@@ -129,6 +137,7 @@ static void deadline_passed(struct timer *timer)
 /* ERR_OK, or why nobody may ask now. */
 static enum err state_error(const struct store *store)
 {
+    ASSERT(store_is_sound(store));
     if (sm_is(&store->life, LIFE_STOPPING) || sm_is(&store->life, LIFE_CLOSING) ||
         sm_is(&store->life, LIFE_STOPPED)) {
         return ERR_STOPPED;
@@ -147,6 +156,8 @@ static enum err state_error(const struct store *store)
 
 static enum err admit(const struct store *store, const struct store_request *request)
 {
+    ASSERT(store_is_sound(store));
+    ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     TRY(state_error(store));
     if (request->size > store->config.request_size_max) {
         return ERR_REQUEST_TOO_LARGE;
@@ -174,6 +185,8 @@ static enum err admit(const struct store *store, const struct store_request *req
 
 static void arm_deadline(struct store *store, struct store_request *request)
 {
+    ASSERT(store_is_sound(store));
+    ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     uint64_t now_ns = store_now_ns(store);
     uint64_t limit_ns = (uint64_t)LIMIT_REQUEST_TIMEOUT_MS * NS_PER_MS;
     uint64_t left_ns = request->deadline_ns > now_ns ? request->deadline_ns - now_ns : 0;
@@ -183,6 +196,8 @@ static void arm_deadline(struct store *store, struct store_request *request)
 
 void store_enqueue(struct store *store, struct store_request *request)
 {
+    ASSERT(store_is_sound(store));
+    ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     ASSERT(request->store == store);
     request->arrival = ++store->reads.arrivals;
     request->state = REQUEST_QUEUED;
@@ -191,6 +206,8 @@ void store_enqueue(struct store *store, struct store_request *request)
 
 void store_submit(struct store *store, struct store_request *request)
 {
+    ASSERT(store_is_sound(store));
+    ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     ASSERT(request->done != NULL);
     ASSERT((int)request->kind <= STORE_LEASE_TTL);
     request->store = store;
@@ -232,6 +249,8 @@ static void posted(struct loop_post *post)
 
 void store_post(struct store *store, struct store_request *request)
 {
+    ASSERT(store_is_sound(store));
+    ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     ASSERT(store->config.loop != NULL);
     request->store = store;
     request->post.run = posted;

@@ -19,8 +19,8 @@ enum {
     CHAOS_MIN_MS = 3000,
     CHAOS_MAX_MS = 8000,
     REST_MS = 14000,
-    SEEDS = 1500,
-    SEEDS_LONG = 40000
+    SEEDS = 6000,
+    SEEDS_LONG = 100000
 };
 
 void sim_fail(struct world *world, const char *what)
