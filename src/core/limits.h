@@ -8,6 +8,7 @@
 /* clang-format off */
 enum {
     LIMIT_REQUEST_SIZE_MAX = 1536 * 1024, /* Bytes; etcd's --max-request-bytes default. */
+    LIMIT_REQUEST_SIZE_CEILING = 32 * 1024 * 1024, /* Bytes; what the former can be set to. */
     LIMIT_REQUEST_OVERHEAD = 512 * 1024,  /* Bytes; gRPC receives request max + this. */
     LIMIT_TXN_OPS_MAX = 128,              /* Ops in one Txn; etcd's --max-txn-ops default. */
     LIMIT_PROTO_DEPTH = 10000,            /* Message levels; Go's protobuf limit. */

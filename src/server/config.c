@@ -197,11 +197,12 @@ static void env_name(const char *prefix, const char *name, char *out, size_t out
     }
 }
 
+/* An empty value is as good as none, as in etcd: compose files are full of them. */
 static const char *env_find(const char *const *env, const char *name)
 {
     size_t size = strlen(name);
     for (; env != NULL && *env != NULL; env++) {
-        if (strncmp(*env, name, size) == 0 && (*env)[size] == '=') {
+        if (strncmp(*env, name, size) == 0 && (*env)[size] == '=' && (*env)[size + 1] != '\0') {
             return *env + size + 1;
         }
     }
@@ -283,6 +284,77 @@ static int load_flag(struct config *config, int argc, const char *const *argv, c
     return set_value(config, id, text, SOURCE_FLAG, why, why_size) == ERR_OK ? taken : 0;
 }
 
+/* Settings that are one of a few words, in the order that config_choice counts them. */
+static const struct {
+    enum setting_id id;
+    const char *words[7];
+} choices[] = {
+    /* etcd's levels above error are taken as error. */
+    {SETTING_ID_log_level, {"error", "warn", "info", "debug", "dpanic", "panic", "fatal"}},
+    {SETTING_ID_log_format, {"plain", "json", "console"}},
+    {SETTING_ID_transaction_mode, {"optimistic", "locking", "auto"}},
+};
+
+/* Place of the value among its words, -1 if it is none of them. */
+static int choice_of(const char *text, const char *const *words, size_t count)
+{
+    for (size_t i = 0; i < count && words[i] != NULL; i++) {
+        if (strcmp(text, words[i]) == 0) {
+            return (int)i;
+        }
+    }
+    return -1;
+}
+
+int config_choice(const struct config *config, enum setting_id id)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(choices); i++) {
+        if (choices[i].id == id) {
+            return choice_of(config->values[id].text, choices[i].words,
+                             ARRAY_COUNT(choices[i].words));
+        }
+    }
+    ASSERT(false);
+    return -1;
+}
+
+static enum err check_choices(const struct config *config, char *why, size_t why_size)
+{
+    for (size_t i = 0; i < ARRAY_COUNT(choices); i++) {
+        if (config_choice(config, choices[i].id) >= 0) {
+            continue;
+        }
+        int size = snprintf(why, why_size, "--%s: \"%s\" is none of", settings[choices[i].id].name,
+                            config->values[choices[i].id].text);
+        for (size_t w = 0; w < ARRAY_COUNT(choices[i].words) && choices[i].words[w] != NULL; w++) {
+            size_t at = size < 0 || (size_t)size > why_size ? why_size : (size_t)size;
+            size += snprintf(why + at, why_size - at, " %s", choices[i].words[w]);
+        }
+        return ERR_CONFIG;
+    }
+    return ERR_OK;
+}
+
+/* What clients are told must be something that they can dial. */
+static enum err check_advertised(const struct config *config, char *why, size_t why_size)
+{
+    static const char *const schemes[] = {"http://", "https://", "unix://", "unixs://"};
+    const char *url = config->values[SETTING_ID_advertise_client_urls].text;
+    while (*url != '\0') {
+        bool known = false;
+        for (size_t i = 0; i < ARRAY_COUNT(schemes); i++) {
+            known = known || strncmp(url, schemes[i], strlen(schemes[i])) == 0;
+        }
+        if (!known) {
+            snprintf(why, why_size, "--advertise-client-urls: \"%s\" is not a URL", url);
+            return ERR_CONFIG;
+        }
+        url += strcspn(url, ",");
+        url += *url == ',';
+    }
+    return ERR_OK;
+}
+
 static enum err check_values(const struct config *config, char *why, size_t why_size)
 {
     static const struct {
@@ -291,9 +363,9 @@ static enum err check_values(const struct config *config, char *why, size_t why_
         int64_t max;
     } bounds[] = {
         {SETTING_ID_poll_interval, 1000000, INT64_C(60000000000)},
-        {SETTING_ID_watch_progress_notify_interval, 100000000, INT64_MAX},
+        {SETTING_ID_watch_progress_notify_interval, 100000000, INT64_C(8640000000000000)},
         {SETTING_ID_io_threads, 0, LIMIT_IO_THREADS},
-        {SETTING_ID_max_request_bytes, 1024, INT64_C(1) << 30},
+        {SETTING_ID_max_request_bytes, 1024, LIMIT_REQUEST_SIZE_CEILING},
         {SETTING_ID_max_txn_ops, 1, LIMIT_BATCH_ROWS},
         {SETTING_ID_max_concurrent_streams, 1, UINT32_MAX},
         {SETTING_ID_datastore_connect_timeout, 1000000, INT64_C(600000000000)},
@@ -302,12 +374,20 @@ static enum err check_values(const struct config *config, char *why, size_t why_
     for (size_t i = 0; i < ARRAY_COUNT(bounds); i++) {
         const struct setting_value *value = &config->values[bounds[i].id];
         if (value->number < bounds[i].min || value->number > bounds[i].max) {
-            snprintf(why, why_size, "--%s: %s is out of bounds", settings[bounds[i].id].name,
-                     value->text);
+            bool is_time = settings[bounds[i].id].kind == SETTING_DURATION;
+            int64_t unit = is_time ? 1000000 : 1;
+            snprintf(why, why_size, "--%s: %s is not between %lld%s and %lld%s",
+                     settings[bounds[i].id].name, value->text, (long long)(bounds[i].min / unit),
+                     is_time ? "ms" : "", (long long)(bounds[i].max / unit), is_time ? "ms" : "");
             return ERR_CONFIG;
         }
     }
-    return ERR_OK;
+    if (config->values[SETTING_ID_data_dir].text[0] == '\0') {
+        snprintf(why, why_size, "--data-dir is empty");
+        return ERR_CONFIG;
+    }
+    TRY(check_choices(config, why, why_size));
+    return check_advertised(config, why, why_size);
 }
 
 enum err config_load(struct config *config, int argc, const char *const *argv,

@@ -1,13 +1,14 @@
 /*
  * drover serve: put the parts together, run them, take them apart.
  *
- * Start   settings ▶ log ▶ cache readers, io loops ▶ bind ▶ open the database, load, catch up
- *         ▶ io threads serve
+ * Start   settings ▶ log ▶ cache readers, io loops ▶ open the database, load, catch up ▶ listen
+ *         ▶ io threads serve. Until then connections are refused: clients go elsewhere.
  * Stop    SIGTERM ▶ stop accepting, GOAWAY, streams end, calls finish ▶ io threads end
  *         ▶ store finishes, leaves the members, closes the log ▶ status 0
  *
- * The main thread's loop is the store's. A second signal, or a log that is found broken, ends the
- * process at once with status 1: the database has all that was acknowledged.
+ * The main thread's loop is the store's. A second signal (not within a second of the first), or a log
+ * that is found broken, ends the process at once with status 1: the database has all that was
+ * acknowledged.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -23,6 +24,9 @@
 #include "server/config.h"
 #include "server/http.h"
 #include "server/version.h"
+
+/* Signals this close together are one wish. */
+#define SIGNAL_ECHO_NS NS_PER_S
 
 enum serve_state {
     SERVE_STARTING, /* The database is being opened and loaded. */
@@ -66,8 +70,16 @@ struct serve {
     uint32_t threads_running;
     struct loop_hook turn;
     uv_signal_t signals[2];
+    uint64_t signalled_ns; /* When the first came; 0: none yet. */
     int status;
 };
+
+/* One clear line for the person who typed the command. */
+static bool fail(const char *why)
+{
+    fprintf(stderr, "drover: %s\n", why);
+    return false;
+}
 
 static int64_t setting(const struct serve *serve, enum setting_id id)
 {
@@ -168,6 +180,25 @@ static void on_fatal(void *arg, enum err err, const char *why)
     _exit(EXIT_FAILED); /* No clean-up: what it would write could rest on a broken state. */
 }
 
+static bool listen_all(struct serve *serve)
+{
+    char *urls = mem_strdup(setting_text(serve, SETTING_ID_listen_client_urls));
+    char *rest = NULL;
+    bool ok = true;
+    char *url = strtok_r(urls, ",", &rest);
+    if (url == NULL) {
+        ok = fail("--listen-client-urls is empty");
+    }
+    for (; ok && url != NULL; url = strtok_r(NULL, ",", &rest)) {
+        char why[512];
+        if (rpc_server_listen(serve->server, url, why, sizeof(why)) != ERR_OK) {
+            ok = fail(why);
+        }
+    }
+    mem_free(urls);
+    return ok;
+}
+
 static void on_ready(void *arg, enum err err, const char *why)
 {
     struct serve *serve = arg;
@@ -182,13 +213,19 @@ static void on_ready(void *arg, enum err err, const char *why)
     if (!sm_is(&serve->sm, SERVE_STARTING)) {
         return; /* A signal came first. */
     }
+    if (!listen_all(serve)) {
+        serve->status = EXIT_FAILED;
+        close_store(serve);
+        return;
+    }
     sm_move(&serve->sm, SERVE_READY);
     serve->threads_running = serve->thread_count;
     rpc_server_start(serve->server);
     const struct cache_info *info = cache_snapshot_info(store_snapshot(serve->store));
     LOG(LOG_INFO, "ready to serve client requests",
         LSTR("urls", setting_text(serve, SETTING_ID_listen_client_urls)),
-        LINT("revision", info->revision), LUINT("keys", info->live_keys));
+        LUINT("port", rpc_server_port(serve->server, 0)), LINT("revision", info->revision),
+        LUINT("keys", info->live_keys));
 }
 
 static void turn_run(struct loop_hook *hook)
@@ -200,7 +237,12 @@ static void turn_run(struct loop_hook *hook)
 static void on_signal(uv_signal_t *handle, int number)
 {
     struct serve *serve = handle->data;
+    uint64_t now_ns = clock_now_ns(&clock_monotonic);
     LOG(LOG_INFO, "signal", LINT("number", number), LSTR("state", sm_name(&serve->sm)));
+    if (serve->signalled_ns != 0 && now_ns - serve->signalled_ns < SIGNAL_ECHO_NS) {
+        return; /* timeout(1), shells and supervisors send one to the process and its group. */
+    }
+    serve->signalled_ns = now_ns;
     if (sm_is(&serve->sm, SERVE_STARTING)) {
         close_store(serve);
     } else if (sm_is(&serve->sm, SERVE_READY)) {
@@ -213,47 +255,35 @@ static void on_signal(uv_signal_t *handle, int number)
 
 /* ---- putting it together --------------------------------------------------------------------- */
 
-/* One clear line for the person who typed the command. */
-static bool fail(const char *why)
+static void start_log(const struct serve *serve)
 {
-    fprintf(stderr, "drover: %s\n", why);
-    return false;
+    int level = config_choice(&serve->config, SETTING_ID_log_level);
+    static_assert(LOG_ERROR == 0 && LOG_DEBUG == 3, "levels are in the order of their words");
+    log_init(level > LOG_DEBUG ? LOG_ERROR : (enum log_level)level,
+             config_choice(&serve->config, SETTING_ID_log_format) == 1 ? LOG_JSON : LOG_PLAIN);
 }
 
-static bool choose_word(const char *text, const char *const *words, size_t count, int *choice)
+/* "sqlite://DIR/drover.db" with what has a meaning in URLs escaped; the caller frees. */
+static char *embedded_url(const char *directory)
 {
-    for (size_t i = 0; i < count; i++) {
-        if (words[i] != NULL && strcmp(text, words[i]) == 0) {
-            *choice = (int)i;
-            return true;
+    struct buf url = {0};
+    buf_printf(&url, "sqlite://");
+    for (; *directory != '\0'; directory++) {
+        if (strchr("%?#", *directory) != NULL) {
+            buf_printf(&url, "%%%02X", (unsigned char)*directory);
+        } else {
+            buf_add_byte(&url, (uint8_t)*directory);
         }
     }
-    return false;
-}
-
-static bool start_log(const struct serve *serve)
-{
-    static const char *const levels[] = {
-        [LOG_ERROR] = "error", [LOG_WARN] = "warn", [LOG_INFO] = "info", [LOG_DEBUG] = "debug"};
-    static const char *const formats[] = {"plain", "json", "console"};
-    int level = 0;
-    int format = 0;
-    if (!choose_word(setting_text(serve, SETTING_ID_log_level), levels, ARRAY_COUNT(levels),
-                     &level)) {
-        return fail("--log-level is one of debug, info, warn, error");
-    }
-    if (!choose_word(setting_text(serve, SETTING_ID_log_format), formats, ARRAY_COUNT(formats),
-                     &format)) {
-        return fail("--log-format is one of plain, console, json");
-    }
-    log_init((enum log_level)level, format == 1 ? LOG_JSON : LOG_PLAIN);
-    return true;
+    buf_printf(&url, "/drover.db");
+    buf_add_byte(&url, '\0');
+    return (char *)url.data;
 }
 
 static bool make_log(struct serve *serve)
 {
     const char *url = setting_text(serve, SETTING_ID_datastore);
-    char *embedded = mem_printf("sqlite://%s/drover.db", setting_text(serve, SETTING_ID_data_dir));
+    char *embedded = embedded_url(setting_text(serve, SETTING_ID_data_dir));
     struct sql_config config = {
         .url = url[0] == '\0' ? embedded : url,
         .loop = &serve->loop,
@@ -272,20 +302,16 @@ static bool make_log(struct serve *serve)
 
 static bool make_store(struct serve *serve)
 {
-    static const char *const modes[] = {
-        [STORE_OPTIMISTIC] = "optimistic", [STORE_LOCKING] = "locking", [STORE_AUTO] = "auto"};
-    int mode = 0;
-    if (!choose_word(setting_text(serve, SETTING_ID_transaction_mode), modes, ARRAY_COUNT(modes),
-                     &mode)) {
-        return fail("--transaction-mode is one of optimistic, locking, auto");
-    }
+    static_assert(STORE_OPTIMISTIC == 0 && STORE_LOCKING == 1 && STORE_AUTO == 2,
+                  "modes are in the order of their words");
     struct store_config config = {
         .log = serve->log,
         .timers = &serve->loop.timers,
         .loop = &serve->loop,
         .rng = &serve->rng,
         .reclaim = &serve->reclaim,
-        .transaction_mode = (enum store_transaction_mode)mode,
+        .transaction_mode =
+            (enum store_transaction_mode)config_choice(&serve->config, SETTING_ID_transaction_mode),
         .poll_interval_ms =
             (uint32_t)(setting(serve, SETTING_ID_poll_interval) / (int64_t)NS_PER_MS),
         .upkeep_interval_ms = 500,
@@ -300,6 +326,10 @@ static bool make_store(struct serve *serve)
     const char *advertised = setting_text(serve, SETTING_ID_advertise_client_urls);
     if (advertised[0] == '\0') {
         advertised = setting_text(serve, SETTING_ID_listen_client_urls);
+    }
+    if (strstr(advertised, "//0.0.0.0") != NULL || strstr(advertised, "//[::]") != NULL) {
+        LOG(LOG_WARN, "clients cannot dial what is advertised to them: --advertise-client-urls",
+            LSTR("urls", advertised));
     }
     const char *name = setting_text(serve, SETTING_ID_name);
     if (strlen(advertised) >= sizeof(config.self.client_urls) ||
@@ -328,26 +358,15 @@ static void make_api(struct serve *serve)
     serve->http = (struct http_context){serve->api, serve->store};
 }
 
-static bool listen_all(struct serve *serve)
+/* As in etcd, both count only if neither is 0; else gRPC's own defaults hold. */
+static uint64_t keepalive(const struct serve *serve, enum setting_id id, uint64_t default_s)
 {
-    char *urls = mem_strdup(setting_text(serve, SETTING_ID_listen_client_urls));
-    char *rest = NULL;
-    bool ok = true;
-    char *url = strtok_r(urls, ",", &rest);
-    if (url == NULL) {
-        ok = fail("--listen-client-urls is empty");
-    }
-    for (; ok && url != NULL; url = strtok_r(NULL, ",", &rest)) {
-        char why[512];
-        if (rpc_server_listen(serve->server, url, why, sizeof(why)) != ERR_OK) {
-            ok = fail(why);
-        }
-    }
-    mem_free(urls);
-    return ok;
+    bool given = setting(serve, SETTING_ID_grpc_keepalive_interval) > 0 &&
+                 setting(serve, SETTING_ID_grpc_keepalive_timeout) > 0;
+    return given ? (uint64_t)setting(serve, id) : default_s * NS_PER_S;
 }
 
-static bool make_server(struct serve *serve)
+static void make_server(struct serve *serve)
 {
     struct rpc_config config = {
         .http = http_serve,
@@ -357,8 +376,8 @@ static bool make_server(struct serve *serve)
             (uint32_t)setting(serve, SETTING_ID_max_request_bytes) + LIMIT_REQUEST_OVERHEAD,
         .concurrent_streams = (uint32_t)setting(serve, SETTING_ID_max_concurrent_streams),
         .keepalive_min_time_ns = (uint64_t)setting(serve, SETTING_ID_grpc_keepalive_min_time),
-        .keepalive_interval_ns = (uint64_t)setting(serve, SETTING_ID_grpc_keepalive_interval),
-        .keepalive_timeout_ns = (uint64_t)setting(serve, SETTING_ID_grpc_keepalive_timeout),
+        .keepalive_interval_ns = keepalive(serve, SETTING_ID_grpc_keepalive_interval, 7200),
+        .keepalive_timeout_ns = keepalive(serve, SETTING_ID_grpc_keepalive_timeout, 20),
         .clock = &clock_monotonic,
         .thread_start = thread_start,
         .thread_stop = thread_stop,
@@ -372,7 +391,6 @@ static bool make_server(struct serve *serve)
         thread->loop = rpc_server_loop(serve->server, i);
         thread->loop->reader = &thread->reader;
     }
-    return listen_all(serve);
 }
 
 static void make_threads(struct serve *serve)
@@ -417,9 +435,7 @@ static int run(struct serve *serve)
         return EXIT_FAILED;
     }
     make_api(serve);
-    if (!make_server(serve)) {
-        return EXIT_FAILED;
-    }
+    make_server(serve);
     config_log(&serve->config);
     make_signals(serve);
     sm_init(&serve->sm, serve_states, SERVE_STATE_COUNT, SERVE_STARTING);
@@ -453,7 +469,8 @@ int command_serve(int argc, const char *const *argv)
                "./default.drover, http://127.0.0.1:2379.\n");
         config_print_help(stdout);
         status = 0;
-    } else if (start_log(serve)) {
+    } else {
+        start_log(serve);
         status = run(serve);
     }
     config_fini(&serve->config);

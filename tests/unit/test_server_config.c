@@ -44,9 +44,13 @@ static void stronger_sources_win(void **state)
                            "poll-interval: 20ms\n");
     struct load l;
     const char *argv[] = {"--config-file", path, "--name=from-flag", NULL};
-    const char *env[] = {"DROVER_NAME=from-env",   "ETCD_DATA_DIR=from-etcd",
-                         "DROVER_LOG_LEVEL=debug", "ETCD_LOG_LEVEL=error",
-                         "ETCD_POLL_INTERVAL=5s",  NULL};
+    const char *env[] = {"DROVER_NAME=from-env",
+                         "ETCD_DATA_DIR=from-etcd",
+                         "DROVER_LOG_LEVEL=debug",
+                         "DROVER_DATA_DIR=",
+                         "ETCD_LOG_LEVEL=error",
+                         "ETCD_POLL_INTERVAL=5s",
+                         NULL};
     load(&l, argv, env);
     assert_int_equal(l.err, ERR_OK);
     assert_string_equal(config_text(&l.config, SETTING_ID_name), "from-flag");
@@ -91,10 +95,14 @@ static void mistakes_are_told_in_one_line(void **state)
         {{"--name"}, "flag --name needs a value"},
         {{"stray"}, "\"stray\" is not a flag"},
         {{"--io-threads", "many"}, "--io-threads: \"many\" is not a whole number"},
-        {{"--io-threads", "65"}, "--io-threads: 65 is out of bounds"},
+        {{"--io-threads", "65"}, "--io-threads: 65 is not between 0 and 64"},
         {{"--poll-interval", "fast"},
          "--poll-interval: \"fast\" is not a duration such as 100ms or 1h30m"},
-        {{"--poll-interval", "0"}, "--poll-interval: 0 is out of bounds"},
+        {{"--poll-interval", "0"}, "--poll-interval: 0 is not between 1ms and 60000ms"},
+        {{"--data-dir", ""}, "--data-dir is empty"},
+        {{"--log-format", "xml"}, "--log-format: \"xml\" is none of plain json console"},
+        {{"--advertise-client-urls", "http://a:1,b:2"},
+         "--advertise-client-urls: \"b:2\" is not a URL"},
         {{"--datastore-pooler=perhaps"}, "--datastore-pooler: \"perhaps\" is not true or false"},
         {{"--config-file", "/does/not/exist"}, "/does/not/exist: No such file or directory"},
     };
