@@ -51,7 +51,8 @@ static inline int64_t config_number(const struct config *config, enum setting_id
     return config->values[id].number;
 }
 
-/* Of a setting that is one of a few words: which, by the order in config.c. Checked by config_load. */
+/* Of a setting that is one of a few words: which, by the order in config.c; config_load has
+ * checked that it is one. */
 int config_choice(const struct config *config, enum setting_id id);
 
 /* Go's duration syntax ("1h2m3.5s", "100ms", "0") into nanoseconds, not negative. */

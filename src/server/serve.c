@@ -6,8 +6,8 @@
  * Stop    SIGTERM ▶ stop accepting, GOAWAY, streams end, calls finish ▶ io threads end
  *         ▶ store finishes, leaves the members, closes the log ▶ status 0
  *
- * The main thread's loop is the store's. A second signal (not within a second of the first), or a log
- * that is found broken, ends the process at once with status 1: the database has all that was
+ * The main thread's loop is the store's. A second signal (not within a second of the first), or a
+ * log that is found broken, ends the process at once with status 1: the database has all that was
  * acknowledged.
  */
 #include <signal.h>
