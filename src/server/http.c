@@ -255,14 +255,30 @@ static void serve_metrics(struct rpc_http *http, struct slice query,
     buf_fini(&page);
 }
 
+enum method { METHOD_GET = 1, METHOD_HEAD = 2, METHOD_POST = 4 };
+
+/* Zero: none that any path takes. */
+static unsigned method_of(struct slice text)
+{
+    if (slice_equal(text, SLICE_LIT("GET"))) {
+        return METHOD_GET;
+    }
+    if (slice_equal(text, SLICE_LIT("HEAD"))) {
+        return METHOD_HEAD;
+    }
+    return slice_equal(text, SLICE_LIT("POST")) ? METHOD_POST : 0;
+}
+
 struct path {
     const char *path;
+    unsigned methods;
+    const char *allow; /* The same, for who comes with another one. */
     void (*serve)(struct rpc_http *http, struct slice query, const struct http_context *context);
 };
 static const struct path paths[] = {
-    {"/health", serve_health},
-    {"/version", serve_version},
-    {"/metrics", serve_metrics},
+    {"/health", METHOD_GET, "GET", serve_health},
+    {"/version", METHOD_GET, "GET", serve_version},
+    {"/metrics", METHOD_GET | METHOD_HEAD | METHOD_POST, "GET, HEAD, POST", serve_metrics},
 };
 
 /* "/livez" and "/readyz", whole or one of their checks behind a slash. */
@@ -321,8 +337,10 @@ void http_serve(struct rpc_http *http, const struct rpc_http_request *request, v
         rpc_http_answer(http, 404, text_type, SLICE_LIT("404 page not found\n"), NULL);
         return;
     }
-    if (!slice_equal(request->method, SLICE_LIT("GET"))) {
-        rpc_http_answer(http, 405, text_type, SLICE_LIT("Method Not Allowed\n"), "GET");
+    unsigned methods = path != NULL ? path->methods : METHOD_GET;
+    if ((method_of(request->method) & methods) == 0) {
+        const char *allow = path != NULL ? path->allow : "GET";
+        rpc_http_answer(http, 405, text_type, SLICE_LIT("Method Not Allowed\n"), allow);
         return;
     }
     if (path != NULL) {
