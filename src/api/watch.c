@@ -135,6 +135,10 @@ static void watch_on_compacted(void *owner, int64_t watch_id, int64_t compact_re
 static void watch_on_progress(void *owner, int64_t watch_id, int64_t revision)
 {
     struct watch_call *own = owner;
+    /* What nobody asked for may be left out while the client does not read; the next comes. */
+    if (watch_id != WATCH_ID_NONE && rpc_call_queued(own->stream.call) > LIMIT_STREAM_OUT_HIGH) {
+        return;
+    }
     struct api_watch_head head = {
         .header = api_header(own->thread, revision),
         .watch_id = watch_id,

@@ -24,7 +24,8 @@ struct rpc_call {
     void *user;
     uint32_t refs;
     bool alive;
-    bool room; /* What rpc_send answers. */
+    bool room;     /* What rpc_send answers. */
+    size_t queued; /* What rpc_call_queued does. */
     bool paused;
     bool replied; /* rpc_reply or rpc_finish. */
     bool failed;
@@ -90,6 +91,10 @@ void rpc_call_unref(struct rpc_call *call)
     mem_free((void *)(uintptr_t)call->text.data);
     arena_fini(&call->arena);
     mem_free(call);
+}
+size_t rpc_call_queued(const struct rpc_call *call)
+{
+    return call->queued;
 }
 void rpc_call_pause(struct rpc_call *call, bool paused)
 {

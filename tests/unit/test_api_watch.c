@@ -229,6 +229,30 @@ static void progress_notices_come_by_themselves(void **state)
     call_end(call);
 }
 
+static void a_stalled_client_is_told_no_progress(void **state)
+{
+    (void)state;
+    struct rpc_call *call = watch_call();
+    Etcdserverpb__WatchCreateRequest body = ETCDSERVERPB__WATCH_CREATE_REQUEST__INIT;
+    body.key = bytes_of("a");
+    body.progress_notify = 1;
+    create(call, &body);
+    world_turn();
+    call->queued = LIMIT_STREAM_OUT_HIGH + 1;
+    for (int i = 0; i < 3; i++) {
+        world.clock.now_ns += 6 * NS_PER_S;
+        world_turn();
+        world_turn();
+    }
+    assert_int_equal(call->message_count, 1);
+    call->queued = 0; /* It reads again. */
+    world.clock.now_ns += 6 * NS_PER_S;
+    world_turn();
+    world_turn();
+    assert_int_equal(call->message_count, 2);
+    call_end(call);
+}
+
 static void previous_kvs_and_filters_are_obeyed(void **state)
 {
     (void)state;
@@ -416,6 +440,7 @@ int main(void)
         CASE(cancelling_is_answered_only_if_known),
         CASE(progress_is_told_when_all_is_sent),
         CASE(progress_notices_come_by_themselves),
+        CASE(a_stalled_client_is_told_no_progress),
         CASE(previous_kvs_and_filters_are_obeyed),
         CASE(an_empty_key_means_everything_from_the_first),
         CASE(a_full_window_pauses_and_nothing_is_lost),
