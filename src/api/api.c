@@ -21,6 +21,7 @@ static const struct rpc_method api_table[] = {
         .on_start = api_on_start,
         .on_message = api_range_stream_on_message,
         .on_writable = api_range_stream_on_writable,
+        .on_end = api_range_stream_on_end,
         .on_gone = api_range_stream_on_gone,
     },
     {

@@ -12,6 +12,7 @@ void api_kv_compact(struct rpc_call *call, struct slice message);
 
 void api_range_stream_on_message(struct rpc_call *call, struct slice message);
 void api_range_stream_on_writable(struct rpc_call *call);
+void api_range_stream_on_end(struct rpc_call *call);
 void api_range_stream_on_gone(struct rpc_call *call);
 
 void api_lease_grant(struct rpc_call *call, struct slice message);

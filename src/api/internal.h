@@ -32,7 +32,10 @@ struct api_thread {
     struct arena arena; /* Scratch of one handler. */
     struct api_out out;
     struct api_stream streams;   /* Head of the list. */
-    struct range_stream *ranges; /* Those that hold a revision. */
+    struct range_stream *ranges; /* Those that hold a revision, ... */
+    int64_t ranges_rev;          /* ... none of them a lower one; INT64_MAX: none. */
+    bool ranges_stale;           /* The lowest one went: the hold follows in this turn. */
+    struct timer ranges_timer;   /* Armed while there are any: who reads nothing? */
     struct watch_hub *hub;
     struct loop_post hub_post; /* Asks for a turn of the hub. */
     bool hub_posted;
@@ -58,8 +61,12 @@ struct api {
 struct api_thread *api_thread_of(const struct rpc_call *call);
 /* The hub runs at the end of this turn, or in the next one. */
 void api_thread_wake_hub(struct api_thread *thread);
-/* Set the reader's hold to what hub and range streams still read. */
+/* Set the reader's hold to what hub and range streams still read. O(1), but once in a turn in which
+ * a range stream went: O(range streams). */
 void api_thread_hold(struct api_thread *thread);
+/* A range stream joined or left thread->ranges. */
+void api_thread_hold_add(struct api_thread *thread, const struct range_stream *stream);
+void api_thread_hold_remove(struct api_thread *thread, const struct range_stream *stream);
 void api_stream_add(struct api_thread *thread, struct api_stream *stream, struct rpc_call *call);
 void api_stream_remove(struct api_stream *stream);
 

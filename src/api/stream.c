@@ -38,7 +38,8 @@ static void stream_pin(struct api_thread *thread, struct range_stream *stream, i
         stream->next->link = &stream->next;
     }
     thread->ranges = stream;
-    api_thread_hold(thread);
+    stream->moved_ns = clock_now_ns(thread->loop->timers.clock);
+    api_thread_hold_add(thread, stream);
 }
 
 static void stream_unpin(struct api_thread *thread, struct range_stream *stream)
@@ -51,7 +52,32 @@ static void stream_unpin(struct api_thread *thread, struct range_stream *stream)
         stream->next->link = stream->link;
     }
     stream->link = NULL;
-    api_thread_hold(thread);
+    api_thread_hold_remove(thread, stream);
+}
+
+/* True when the client has read nothing for long. */
+static bool stream_is_stalled(struct range_stream *stream, uint64_t now_ns)
+{
+    size_t queued = rpc_call_queued(stream->stream.call);
+    if (queued != stream->queued) {
+        stream->queued = queued;
+        stream->moved_ns = now_ns;
+    }
+    return now_ns - stream->moved_ns >= LIMIT_RANGE_STREAM_STALL_MS * NS_PER_MS;
+}
+
+bool api_range_streams_look(struct api_thread *thread, uint64_t now_ns)
+{
+    int64_t compact_rev = cache_snapshot_info(api_snapshot(thread))->compact_rev;
+    struct range_stream *stream = thread->ranges;
+    while (stream != NULL) {
+        struct range_stream *next = stream->next; /* Failing unpins. */
+        if (stream_is_stalled(stream, now_ns) && stream->revision < compact_rev) {
+            rpc_fail_err(stream->stream.call, ERR_COMPACTED);
+        }
+        stream = next;
+    }
+    return thread->ranges != NULL;
 }
 
 static struct cache_range stream_rest(const struct range_stream *stream)
@@ -271,13 +297,11 @@ static void stream_pump(struct api_thread *thread, struct range_stream *stream)
     while (room && !done) {
         enum err err = stream_step(thread, stream, &done, &room);
         if (err != ERR_OK) {
-            stream_unpin(thread, stream);
             rpc_fail_err(call, err);
             return;
         }
     }
     if (done) {
-        stream_unpin(thread, stream);
         rpc_finish(call);
     }
 }
@@ -353,6 +377,14 @@ void api_range_stream_on_writable(struct rpc_call *call)
     /* Unpinned: the end is queued already. */
     if (stream != NULL && stream->link != NULL) {
         stream_pump(api_thread_of(call), stream);
+    }
+}
+
+void api_range_stream_on_end(struct rpc_call *call)
+{
+    struct range_stream *stream = *rpc_call_user(call);
+    if (stream != NULL) {
+        stream_unpin(api_thread_of(call), stream);
     }
 }
 

@@ -7,7 +7,8 @@
 /*
  * Chunks of one Range at one revision, the next one when the client's window has room. Between
  * chunks it keeps a key and a revision, no snapshot: compaction may go on, but what this revision
- * sees stays in memory by the thread's hold.
+ * sees stays in memory by the thread's hold. A client that stops reading loses the hold when a
+ * compaction has passed it, so that it cannot stop trimming for everybody.
  */
 struct range_stream {
     struct api_ask ask; /* First: the read index. */
@@ -20,8 +21,12 @@ struct range_stream {
     uint64_t count;     /* Keys sent so far. */
     uint64_t limit;     /* In all. */
     uint64_t chunk;     /* Keys of the next chunk. */
+    size_t queued;      /* Bytes not yet read by the client, when last looked at, ... */
+    uint64_t moved_ns;  /* ... and since when they are as many. */
 };
 
+/* End those whose revision is compacted and whose client reads nothing. False: none is left. */
+bool api_range_streams_look(struct api_thread *thread, uint64_t now_ns);
 /* What RangeStream makes of the size of a chunk: the keys of the next one. */
 uint64_t api_range_stream_adjust(uint64_t chunk, size_t size, size_t target);
 

@@ -9,6 +9,8 @@
 
 /* Streams that asked for a leader end when the database was away so long: three elections. */
 enum { LEADER_PATIENCE_MS = 3000 };
+/* How often range streams are asked whether their clients read. */
+enum { RANGES_LOOK_MS = LIMIT_RANGE_STREAM_STALL_MS / 10 };
 
 /* ---- streams ------------------------------------------------------------------------------- */
 
@@ -52,14 +54,61 @@ void api_thread_drain(struct api *api, uint32_t thread)
 
 /* ---- the hub ------------------------------------------------------------------------------- */
 
-void api_thread_hold(struct api_thread *thread)
+static void ranges_rescan(struct api_thread *thread)
 {
-    int64_t hold = watch_hub_rev(thread->hub);
+    thread->ranges_stale = false;
+    thread->ranges_rev = INT64_MAX;
     for (const struct range_stream *stream = thread->ranges; stream != NULL;
          stream = stream->next) {
-        hold = stream->revision < hold ? stream->revision : hold;
+        thread->ranges_rev =
+            stream->revision < thread->ranges_rev ? stream->revision : thread->ranges_rev;
     }
-    reclaim_reader_hold(thread->reader, hold);
+}
+
+void api_thread_hold(struct api_thread *thread)
+{
+    if (thread->ranges_stale) {
+        ranges_rescan(thread);
+    }
+    int64_t hub_rev = watch_hub_rev(thread->hub);
+    reclaim_reader_hold(thread->reader,
+                        hub_rev < thread->ranges_rev ? hub_rev : thread->ranges_rev);
+}
+
+static void ranges_on_timer(struct timer *timer);
+
+static void ranges_arm(struct api_thread *thread)
+{
+    timers_arm(&thread->loop->timers, &thread->ranges_timer, RANGES_LOOK_MS * NS_PER_MS,
+               ranges_on_timer);
+}
+
+static void ranges_on_timer(struct timer *timer)
+{
+    struct api_thread *thread = CONTAINER_OF(timer, struct api_thread, ranges_timer);
+    if (api_range_streams_look(thread, clock_now_ns(thread->loop->timers.clock))) {
+        ranges_arm(thread);
+    }
+}
+
+void api_thread_hold_add(struct api_thread *thread, const struct range_stream *stream)
+{
+    if (stream->revision < thread->ranges_rev) {
+        thread->ranges_rev = stream->revision;
+        api_thread_hold(thread); /* Within the turn that read the snapshot, see reclaim.h. */
+    }
+    if (!timer_is_armed(&thread->ranges_timer)) {
+        ranges_arm(thread);
+    }
+}
+
+void api_thread_hold_remove(struct api_thread *thread, const struct range_stream *stream)
+{
+    /* A hold that is too low for a moment does no harm, and many may leave in one turn. */
+    if (stream->revision == thread->ranges_rev) {
+        thread->ranges_stale = true;
+        api_thread_wake_hub(thread);
+    }
 }
 
 static void hub_on_progress(struct timer *timer)
@@ -159,6 +208,7 @@ void api_thread_start(struct api *api, uint32_t thread, struct loop *loop,
     own->hub_post.run = hub_on_post;
     own->publish_post.run = thread_on_publish;
     own->loop = loop;
+    own->ranges_rev = INT64_MAX;
     api_thread_hold(own);
     loop_post(loop, &own->publish_post); /* From now on api_on_publish reaches this thread. */
 }
@@ -172,6 +222,7 @@ void api_thread_stop(struct api *api, uint32_t thread)
     atomic_store_explicit(&own->publish_posted, true, memory_order_release);
     timers_disarm(&own->loop->timers, &own->progress);
     timers_disarm(&own->loop->timers, &own->leader);
+    timers_disarm(&own->loop->timers, &own->ranges_timer);
     reclaim_reader_hold(own->reader, RECLAIM_NO_HOLD);
     watch_hub_free(own->hub);
     own->hub = NULL;

@@ -28,6 +28,7 @@ enum {
     LIMIT_CALL_ARENA_MAX = 64 * 1024 * 1024, /* Bytes that one call may decode and compose. */
     LIMIT_STREAM_OUT_HIGH = 1024 * 1024, /* Bytes waiting on one stream: rpc_send says stop ... */
     LIMIT_STREAM_OUT_LOW = 256 * 1024,   /* ... and on_writable says go on. */
+    LIMIT_RANGE_STREAM_STALL_MS = 10 * 1000, /* Unread so long, it no longer outlives compaction. */
     LIMIT_STREAM_WINDOW = 1024 * 1024,   /* HTTP/2 flow control, inbound. */
     LIMIT_CONN_WINDOW = 16 * 1024 * 1024,
     LIMIT_CONN_IN_MAX = 128 * 1024 * 1024, /* Messages held for one connection's calls. */

@@ -209,6 +209,7 @@ void rpc_call_end(struct rpc_call *call, int status, struct slice message)
     sm_move(&call->sm, CALL_ENDING);
     timers_disarm(&call->io->loop.timers, &call->deadline);
     rpc_call_drop_input(call);
+    rpc_call_tell_end(call);
     call->status = status;
     if (message.size > 0) {
         struct buf encoded = {0};

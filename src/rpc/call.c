@@ -128,6 +128,14 @@ void rpc_call_drop_input(struct rpc_call *call)
     call_release(call, call->held - call->message.size);
 }
 
+void rpc_call_tell_end(struct rpc_call *call)
+{
+    if (call->is_known && !call->end_told && call->method->on_end != NULL) {
+        call->end_told = true;
+        call->method->on_end(call);
+    }
+}
+
 void rpc_call_gone(struct rpc_call *call)
 {
     if (rpc_call_is(call, CALL_GONE)) {
@@ -261,6 +269,7 @@ static void call_on_deadline(struct timer *timer)
     if (call->out_size > 0) {
         /* Trailers may not cut a message in two. */
         rpc_http2_reset(call, NGHTTP2_CANCEL);
+        rpc_call_tell_end(call);
         return;
     }
     rpc_fail_err(call, ERR_DEADLINE_EXCEEDED);

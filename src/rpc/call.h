@@ -57,6 +57,7 @@ struct rpc_call {
     bool input_done;    /* Whatever else arrives is dropped. */
     bool is_paused;     /* By the handler. */
     bool is_known;      /* The handler has seen it, and will see on_gone. */
+    bool end_told;      /* ... and on_end has run. */
     bool is_post;
     bool is_grpc;
     bool has_timeout;
@@ -115,6 +116,8 @@ void rpc_call_begin(struct rpc_call *call);
 void rpc_call_data(struct rpc_call *call, struct slice bytes);
 /* END_STREAM of the client. */
 void rpc_call_half_close(struct rpc_call *call);
+/* The handler's on_end, if it knows of the call. */
+void rpc_call_tell_end(struct rpc_call *call);
 /* The stream is closed: on_gone, once. */
 void rpc_call_gone(struct rpc_call *call);
 /* What was put off by a full output or a pause: input that waits, on_writable. */

@@ -44,6 +44,10 @@ struct rpc_method {
     void (*on_half_close)(struct rpc_call *call); /* RPC_BIDI only. */
     /* Output went below the low-water mark after rpc_send had returned false. Streams only. */
     void (*on_writable)(struct rpc_call *call);
+    /* The call ended, by whomever; on_gone may be long in coming, when the client reads nothing. At
+     * most once, inside of what ended it; not before on_gone of a call that did not end. Streams
+     * only. May be NULL. */
+    void (*on_end)(struct rpc_call *call);
     void (*on_gone)(struct rpc_call *call); /* May be NULL. */
     /* Before the first message, right after headers; may rpc_fail. May be NULL. */
     void (*on_start)(struct rpc_call *call);

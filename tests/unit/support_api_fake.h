@@ -115,6 +115,13 @@ static void fake_record(struct rpc_call *call, const struct rpc_part *parts, siz
         slice_of(mem_copy(message.data, message.size), message.size);
     buf_fini(&message);
 }
+static void fake_end(struct rpc_call *call)
+{
+    call->alive = false;
+    if (call->method->on_end != NULL) {
+        call->method->on_end(call);
+    }
+}
 /* Runs first when a unary call is answered or fails; NULL: nothing. */
 static void (*fake_on_reply)(void);
 
@@ -135,7 +142,7 @@ void rpc_fail(struct rpc_call *call, int grpc_code, struct slice message)
         call->failed = true;
         call->code = grpc_code;
         call->text = slice_of(mem_copy(message.data, message.size), message.size);
-        call->alive = false;
+        fake_end(call);
     }
 }
 void rpc_fail_err(struct rpc_call *call, enum err err)
@@ -153,7 +160,7 @@ bool rpc_send(struct rpc_call *call, const struct rpc_part *parts, size_t part_c
 void rpc_finish(struct rpc_call *call)
 {
     call->replied = true;
-    call->alive = false;
+    fake_end(call);
 }
 
 /* ---- the world ----------------------------------------------------------------------------- */

@@ -245,10 +245,13 @@ static void a_stream_that_dies_lets_go_of_its_revision(void **state)
     }
     assert_int_equal(reclaim_hold_rev(&world.reclaim), 2);
     call_end(calls[1]);
+    world_turn();
     assert_int_equal(reclaim_hold_rev(&world.reclaim), 2);
     call_end(calls[0]);
+    world_turn();
     assert_int_equal(reclaim_hold_rev(&world.reclaim), 4);
     call_end(calls[2]);
+    world_turn();
     assert_int_equal(reclaim_hold_rev(&world.reclaim), world.revision);
 }
 
@@ -315,9 +318,62 @@ static void a_linearizable_stream_waits_and_a_drain_ends_it(void **state)
     world.posted[0]->err = ERR_OK;
     posted_done(world.posted[0]);
     assert_int_equal(call->message_count, 1);
+    world_put("other", "x");
+    world_turn();
+    assert_int_equal(reclaim_hold_rev(&world.reclaim), 2);
     api_thread_drain(world.api, 0);
     assert_failed(call, ERR_STOPPED);
+    /* Its client may be slow to hear of it; the revision goes at once. */
+    world_turn();
+    assert_int_equal(reclaim_hold_rev(&world.reclaim), world.revision);
     call_end(call);
+}
+
+/* Seconds in which the io thread has nothing to do but look at its timers. */
+static void wait_s(uint32_t seconds)
+{
+    for (uint32_t i = 0; i < seconds; i++) {
+        world.clock.now_ns += NS_PER_S;
+        world_turn();
+        world_turn();
+    }
+}
+
+static void a_client_that_reads_nothing_loses_a_compacted_revision(void **state)
+{
+    (void)state;
+    fill(3000, 1000);
+    Etcdserverpb__RangeRequest request = whole();
+    struct rpc_call *stalled = call_new("/etcdserverpb.KV/RangeStream");
+    struct rpc_call *slow = call_new("/etcdserverpb.KV/RangeStream");
+    stalled->room = slow->room = false;
+    stalled->queued = slow->queued = 1000 * 1000;
+    call_start(stalled);
+    call_send(stalled, &request);
+    call_start(slow);
+    call_send(slow, &request);
+    world_put("other", "x");
+    wait_s(60); /* Nobody minds. */
+    assert_true(stalled->alive);
+    assert_int_equal(reclaim_hold_rev(&world.reclaim), 2);
+    slow->queued--;
+    wait_s(1);
+    world_compact(world.revision);
+    wait_s(5);
+    assert_failed(stalled, ERR_COMPACTED);
+    assert_true(slow->alive);
+    for (uint32_t i = 0; i < 4; i++) {
+        slow->queued--; /* One that reads goes on, however slowly. */
+        wait_s(8);
+        assert_true(slow->alive);
+    }
+    assert_int_equal(reclaim_hold_rev(&world.reclaim), 2);
+    wait_s(12);
+    assert_failed(slow, ERR_COMPACTED);
+    assert_int_equal(reclaim_hold_rev(&world.reclaim), world.revision);
+    assert_false(timer_is_armed(&world_thread()->ranges_timer));
+    call_end(slow);
+    call_end(stalled);
 }
 
 int main(void)
@@ -332,6 +388,7 @@ int main(void)
         CASE(a_stream_refuses_what_etcd_refuses),
         CASE(a_target_without_an_order_sorts_each_chunk),
         CASE(a_linearizable_stream_waits_and_a_drain_ends_it),
+        CASE(a_client_that_reads_nothing_loses_a_compacted_revision),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
