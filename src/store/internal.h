@@ -417,8 +417,9 @@ struct store {
     void (*stopped)(void *arg);
     void *stopped_arg;
     bool fatal;
-    bool trim_left;     /* Trimming is not finished: ... */
-    struct timer again; /* ... another turn soon. */
+    bool trim_left;        /* Trimming is not finished: ... */
+    struct timer again;    /* ... another turn soon, or, while readers hold it up, ... */
+    uint64_t trim_wait_ns; /* ... after twice as long as the last time. */
 };
 
 static inline uint64_t store_now_ns(const struct store *store)

@@ -339,6 +339,9 @@ void store_free(struct store *store)
 
 /* ---- the turn ------------------------------------------------------------------------------- */
 
+/* See trim_after_ns. */
+#define TRIM_WAIT_MAX_NS (64 * NS_PER_MS)
+
 static void turn_again(struct timer *timer)
 {
     ASSERT(!timer_is_armed(timer));
@@ -362,6 +365,18 @@ static bool batch_may_start(const struct store *store)
     return sm_is(&store->batch.sm, BATCH_IDLE) && store->queue.count > 0 &&
            sm_is(&store->life, LIFE_READY) && store_is_live(store) &&
            !store_health_is_away(&store->health) && !store->health.fenced;
+}
+
+/* Nobody tells when a reader lets go of what it holds, so that is asked, less and less often. */
+static uint64_t trim_after_ns(struct store *store)
+{
+    ASSERT(store->trim_left);
+    ASSERT(store->trim_wait_ns <= TRIM_WAIT_MAX_NS);
+    bool is_held = reclaim_hold_rev(store->config.reclaim) <= cache_trimmed_rev(store->cache);
+    uint64_t wait_ns = is_held ? store->trim_wait_ns * 2 : 0;
+    wait_ns = wait_ns < NS_PER_MS ? NS_PER_MS : wait_ns;
+    store->trim_wait_ns = wait_ns < TRIM_WAIT_MAX_NS ? wait_ns : TRIM_WAIT_MAX_NS;
+    return store->trim_wait_ns;
 }
 
 void store_turn(struct store *store)
@@ -388,9 +403,10 @@ void store_turn(struct store *store)
         store->config.on_publish(store->config.arg);
     }
     (void)reclaim_run(store->config.reclaim);
+    store->trim_wait_ns = store->trim_left ? store->trim_wait_ns : 0;
     if (store->answers.count > 0 || batch_may_start(store)) {
         timers_arm(store->timers, &store->again, 0, turn_again);
     } else if (store->trim_left && !timer_is_armed(&store->again)) {
-        timers_arm(store->timers, &store->again, NS_PER_MS, turn_again);
+        timers_arm(store->timers, &store->again, trim_after_ns(store), turn_again);
     }
 }

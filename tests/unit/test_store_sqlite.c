@@ -18,6 +18,8 @@ struct fixture {
     struct loop loop;
     struct loop_hook hook;
     struct reclaim reclaim;
+    struct reclaim_reader reader; /* Of the test that holds a revision. */
+    uint32_t turns;
     struct rng rng;
     struct sql_log *log;
     struct store *store;
@@ -35,6 +37,7 @@ struct fixture {
 static void on_hook(struct loop_hook *hook)
 {
     struct fixture *fixture = CONTAINER_OF(hook, struct fixture, hook);
+    fixture->turns++;
     store_turn(fixture->store);
 }
 
@@ -236,6 +239,37 @@ static void a_lease_that_nobody_keeps_alive_takes_its_keys_along(void **state)
     fixture_free(fixture);
 }
 
+/* Trimming that a reader holds up must not keep the thread awake, and goes on when it lets go. */
+static void a_held_revision_does_not_keep_the_store_awake(void **state)
+{
+    struct fixture *fixture = fixture_new();
+    (void)state;
+    fixture_start(fixture);
+    reclaim_add_reader(&fixture->reclaim, &fixture->reader);
+    reclaim_reader_hold(&fixture->reader, 2);
+    reclaim_reader_announce(&fixture->reader, UINT64_MAX);
+    for (uint32_t i = 0; i < 50; i++) {
+        (void)put(fixture, "k", "v", 0);
+    }
+    struct ask compact = {.request = {.kind = STORE_COMPACT, .u.compact = {.revision = 51}}};
+    assert_int_equal(ask_run(fixture, &compact), ERR_OK);
+    uint64_t end_ns = clock_now_ns(&clock_monotonic) + 500 * NS_PER_MS;
+    uint32_t turns = fixture->turns;
+    while (clock_now_ns(&clock_monotonic) < end_ns) {
+        (void)uv_run(&fixture->loop.uv, UV_RUN_ONCE);
+    }
+    assert_true(cache_trimmed_rev(store_cache(fixture->store)) <= 2);
+    assert_true(fixture->turns - turns < 150); /* One a millisecond would be 500. */
+    reclaim_reader_hold(&fixture->reader, RECLAIM_NO_HOLD);
+    end_ns = clock_now_ns(&clock_monotonic) + 10 * NS_PER_S;
+    while (cache_trimmed_rev(store_cache(fixture->store)) < 51) {
+        assert_true(clock_now_ns(&clock_monotonic) < end_ns);
+        (void)uv_run(&fixture->loop.uv, UV_RUN_ONCE);
+    }
+    fixture_stop(fixture);
+    fixture_free(fixture);
+}
+
 static void a_physical_compaction_is_answered_when_the_dead_rows_are_gone(void **state)
 {
     struct fixture *fixture = fixture_new();
@@ -316,6 +350,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_store_comes_back_with_what_it_acknowledged),
         cmocka_unit_test(a_lease_that_nobody_keeps_alive_takes_its_keys_along),
+        cmocka_unit_test(a_held_revision_does_not_keep_the_store_awake),
         cmocka_unit_test(a_physical_compaction_is_answered_when_the_dead_rows_are_gone),
         cmocka_unit_test(one_changed_byte_is_refused_at_start_with_its_seq),
     };
