@@ -206,9 +206,9 @@ void api_kv_txn(struct rpc_call *call, struct slice message)
         return;
     }
     struct store_txn txn;
-    enum err err = api_txn_from(request, arena, &txn)
-                       ? store_txn_check(&txn, thread->api->config.max_txn_ops)
-                       : ERR_TOO_MANY_OPS;
+    const uint64_t max_ops = thread->api->config.max_txn_ops;
+    enum err err = api_txn_from(request, max_ops, arena, &txn) ? store_txn_check(&txn, max_ops)
+                                                               : ERR_TOO_MANY_OPS;
     if (err != ERR_OK) {
         rpc_fail_err(call, err);
         return;

@@ -133,11 +133,13 @@ static void compare_from(const Etcdserverpb__Compare *compare, struct store_comp
 struct txn_work {
     const Etcdserverpb__TxnRequest *request;
     struct store_txn *txn;
+    uint64_t budget; /* Operations that each of its lists may have. */
     struct txn_work *next;
 };
 
 struct txn_builder {
     struct arena *arena;
+    uint64_t budget; /* Of transactions inside of the one at work. */
     struct txn_work *work;
 };
 
@@ -148,7 +150,7 @@ static bool op_txn(struct txn_builder *builder, const Etcdserverpb__TxnRequest *
     if (txn == NULL || work == NULL) {
         return false;
     }
-    *work = (struct txn_work){request, txn, builder->work};
+    *work = (struct txn_work){request, txn, builder->budget, builder->work};
     builder->work = work;
     return true;
 }
@@ -191,9 +193,8 @@ static bool op_from(struct txn_builder *builder, const Etcdserverpb__RequestOp *
 }
 
 static bool ops_from(struct txn_builder *builder, Etcdserverpb__RequestOp **requests, size_t count,
-                     struct store_op **ops, uint32_t *op_count)
+                     struct store_op **ops)
 {
-    *op_count = (uint32_t)count;
     if (count == 0) {
         return true;
     }
@@ -209,10 +210,25 @@ static bool ops_from(struct txn_builder *builder, Etcdserverpb__RequestOp **requ
     return true;
 }
 
+/* The longest of its lists counts, as in etcd. */
+static size_t txn_ops(const Etcdserverpb__TxnRequest *request)
+{
+    size_t ops = request->n_compare;
+    ops = ops > request->n_success ? ops : request->n_success;
+    return ops > request->n_failure ? ops : request->n_failure;
+}
+
 static bool txn_lists_from(struct txn_builder *builder, const Etcdserverpb__TxnRequest *request,
                            struct store_txn *txn)
 {
     txn->compare_count = (uint32_t)request->n_compare;
+    txn->success_count = (uint32_t)request->n_success;
+    txn->failure_count = (uint32_t)request->n_failure;
+    size_t ops = txn_ops(request);
+    if (ops > builder->budget) {
+        return true;
+    }
+    builder->budget -= ops;
     if (request->n_compare > 0) {
         txn->compares = arena_alloc(builder->arena, request->n_compare * sizeof(*txn->compares));
         if (txn->compares == NULL) {
@@ -222,16 +238,14 @@ static bool txn_lists_from(struct txn_builder *builder, const Etcdserverpb__TxnR
     for (size_t i = 0; i < request->n_compare; i++) {
         compare_from(request->compare[i], &txn->compares[i]);
     }
-    return ops_from(builder, request->success, request->n_success, &txn->success,
-                    &txn->success_count) &&
-           ops_from(builder, request->failure, request->n_failure, &txn->failure,
-                    &txn->failure_count);
+    return ops_from(builder, request->success, request->n_success, &txn->success) &&
+           ops_from(builder, request->failure, request->n_failure, &txn->failure);
 }
 
-bool api_txn_from(const Etcdserverpb__TxnRequest *request, struct arena *arena,
+bool api_txn_from(const Etcdserverpb__TxnRequest *request, uint64_t max_ops, struct arena *arena,
                   struct store_txn *txn)
 {
-    struct txn_builder builder = {.arena = arena};
+    struct txn_builder builder = {.arena = arena, .budget = max_ops};
     *txn = (struct store_txn){0};
     if (!op_txn(&builder, request, txn)) {
         return false;
@@ -239,6 +253,7 @@ bool api_txn_from(const Etcdserverpb__TxnRequest *request, struct arena *arena,
     while (builder.work != NULL) {
         struct txn_work *work = builder.work;
         builder.work = work->next;
+        builder.budget = work->budget;
         if (!txn_lists_from(&builder, work->request, work->txn)) {
             return false;
         }

@@ -185,6 +185,47 @@ static void a_flood_of_operations_is_too_many(void **state)
     buf_fini(&wire);
 }
 
+/* What is refused for its operations is not built first: a client that reads nothing keeps it. */
+static void operations_beyond_the_limit_take_no_memory(void **state)
+{
+    (void)state;
+    struct buf wire = {0};
+    for (uint32_t i = 0; i < 200 * 1000; i++) {
+        buf_add(&wire, "\x12\x02\x0a\x00", 4); /* A Range of no key, in success. */
+    }
+    struct rpc_call *call = call_new("/etcdserverpb.KV/Txn");
+    call->method->on_message(call, buf_slice(&wire));
+    assert_failed(call, ERR_TOO_MANY_OPS);
+    assert_true(call->arena.size_used < wire.size + 128 * 1024);
+    call_end(call);
+
+    /* The same inside of a transaction; then behind a fault that etcd finds first. */
+    for (int with_fault = 0; with_fault < 2; with_fault++) {
+        uint8_t head[16];
+        size_t nested = wire.size;
+        struct buf outer = {0};
+        if (with_fault) {
+            buf_add(&outer, "\x12\x02\x0a\x00", 4);
+        }
+        uint8_t *end = wire_put_varint(head, nested);
+        size_t inner_size = 1 + (size_t)(end - head) + nested;
+        buf_add(&outer, "\x12", 1); /* success: RequestOp { request_txn { ... } } */
+        end = wire_put_varint(head, inner_size);
+        buf_add(&outer, head, (size_t)(end - head));
+        buf_add(&outer, "\x22", 1);
+        end = wire_put_varint(head, nested);
+        buf_add(&outer, head, (size_t)(end - head));
+        buf_add_slice(&outer, buf_slice(&wire));
+        call = call_new("/etcdserverpb.KV/Txn");
+        call->method->on_message(call, buf_slice(&outer));
+        assert_failed(call, with_fault ? ERR_EMPTY_KEY : ERR_TOO_MANY_OPS);
+        assert_true(call->arena.size_used < outer.size + 128 * 1024);
+        call_end(call);
+        buf_fini(&outer);
+    }
+    buf_fini(&wire);
+}
+
 /* ---- compares that have no name ------------------------------------------------------------ */
 
 static struct store_compare compare_of(int result, int target, int64_t version)
@@ -202,7 +243,7 @@ static struct store_compare compare_of(int result, int target, int64_t version)
     request.compare = compares;
     request.n_compare = 1;
     struct store_txn txn;
-    assert_true(api_txn_from(&request, &arena, &txn));
+    assert_true(api_txn_from(&request, 1, &arena, &txn));
     struct store_compare converted = txn.compares[0];
     arena_fini(&arena);
     return converted;
@@ -364,6 +405,7 @@ int main(void)
         CASE(read_only_txns_are_answered_from_memory),
         CASE(txns_are_refused_as_etcd_does),
         CASE(a_flood_of_operations_is_too_many),
+        CASE(operations_beyond_the_limit_take_no_memory),
         CASE(unknown_compares_do_what_etcd_makes_of_them),
         CASE(answers_are_what_protobuf_would_write),
     };
