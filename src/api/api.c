@@ -92,6 +92,12 @@ void api_free(struct api *api)
     mem_free(api);
 }
 
+const char *const *api_metadata(void)
+{
+    static const char *const names[] = {"hasleader", "client-api-version", NULL};
+    return names;
+}
+
 const struct rpc_method *api_methods(const struct api *api, size_t *count)
 {
     *count = api->method_count;

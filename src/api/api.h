@@ -42,6 +42,9 @@ void api_free(struct api *api);
 /* For rpc_config; borrowed, valid until api_free. */
 const struct rpc_method *api_methods(const struct api *api, size_t *count);
 
+/* For rpc_config: the request headers that handlers read. */
+const char *const *api_metadata(void);
+
 /* On io thread |thread|, before it serves. |reader| is the loop's, already registered: api sets its
  * hold. */
 void api_thread_start(struct api *api, uint32_t thread, struct loop *loop,

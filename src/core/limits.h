@@ -31,11 +31,11 @@ enum {
     LIMIT_RANGE_STREAM_STALL_MS = 10 * 1000, /* Unread so long, it no longer outlives compaction. */
     LIMIT_STREAM_WINDOW = 1024 * 1024,   /* HTTP/2 flow control, inbound. */
     LIMIT_CONN_WINDOW = 16 * 1024 * 1024,
-    LIMIT_CONN_IN_MAX = 128 * 1024 * 1024, /* Messages held for one connection's calls. */
+    LIMIT_CONN_IN_MAX = 256 * 1024 * 1024, /* Held for one connection's calls, copies included. */
     LIMIT_CONN_OUT_MAX = 256 * 1024 * 1024, /* Answers waiting; beyond it streams are refused. */
     LIMIT_CONN_WRITE = 256 * 1024,       /* Bytes of one vectored write ... */
     LIMIT_CONN_TURN_WRITE = 1024 * 1024, /* ... and of one turn, so that urgent data cuts in. */
-    LIMIT_CONN_CALLS = 256 * 1024,          /* Likewise; ~7 KB each. */
+    LIMIT_CONN_CALLS = 256 * 1024,          /* Likewise; ~7 KB each beside those. */
     LIMIT_STREAM_RESETS = 100 * 1000,    /* RST_STREAM at once and per second, per connection. */
     LIMIT_STATUS_MESSAGE = 8 * 1024,     /* Bytes of grpc-message before encoding. */
     LIMIT_HANDSHAKE_MS = 120 * 1000,     /* To the first whole request or preface. */

@@ -219,6 +219,7 @@ void rpc_call_end(struct rpc_call *call, int status, struct slice message)
         }
         buf_fini(&encoded);
     }
+    rpc_call_count_arena(call);
     answer_push(call);
 }
 

@@ -10,6 +10,7 @@
 enum {
     CALL_POOL_MAX = 1024, /* Per thread; each keeps at most CALL_ARENA_KEEP bytes. */
     CALL_ARENA_KEEP = 64 * 1024,
+    CALL_ARENA_FREE = 4096, /* Not counted: the first block is within LIMIT_CONN_CALLS' 7 KB. */
 };
 
 static const struct sm_state call_states[CALL_STATE_COUNT] = {
@@ -92,27 +93,50 @@ struct rpc_call *rpc_call_new(struct rpc_conn *conn, int32_t stream_id)
     call->conn = conn;
     call->stream_id = stream_id;
     call->refs = 1;
-    call->headers = call->headers_inline;
-    call->header_room = CALL_HEADERS_INLINE;
+    call->conn_held = conn->held;
+    call->conn_held->refs++;
     call->deadline_ns = UINT64_MAX;
     call->http_status = 200;
     call_link(call);
     return call;
 }
 
-/* Counts memory of messages on the connection; |held| of the call follows. */
+/* Counts memory of the call on the connection; |held| of the call follows. */
 static void call_hold(struct rpc_call *call, size_t size)
 {
     call->held += size;
-    call->conn->in_size += size;
+    call->conn_held->size += size;
 }
 
 static void call_release(struct rpc_call *call, size_t size)
 {
     ASSERT(call->held >= size);
-    ASSERT(call->conn->in_size >= size);
+    ASSERT(call->conn_held->size >= size);
     call->held -= size;
-    call->conn->in_size -= size;
+    call->conn_held->size -= size;
+}
+
+void rpc_call_count_arena(struct rpc_call *call)
+{
+    size_t used = call->arena.size_used;
+    size_t counts = used > CALL_ARENA_FREE ? used - CALL_ARENA_FREE : 0;
+    ASSERT(counts >= call->arena_counted);
+    call_hold(call, counts - call->arena_counted);
+    call->arena_counted = counts;
+}
+
+/* What stays until the last reference goes. */
+static size_t call_kept_size(const struct rpc_call *call)
+{
+    return call->arena_counted + (call->kept != NULL ? call->message.size : 0);
+}
+
+/* The call's memory is free, or about to be. */
+static void call_let_go(struct rpc_call *call)
+{
+    mem_free(call->kept);
+    call_release(call, call->held);
+    rpc_held_unref(call->conn_held);
 }
 
 /* Input that will not be looked at any more. */
@@ -125,7 +149,7 @@ void rpc_call_drop_input(struct rpc_call *call)
     buf_fini(&call->backlog);
     rpc_frame_next(&call->frame);
     call->frame_counted = 0;
-    call_release(call, call->held - call->message.size);
+    call_release(call, call->held - call_kept_size(call));
 }
 
 void rpc_call_tell_end(struct rpc_call *call)
@@ -148,7 +172,6 @@ void rpc_call_gone(struct rpc_call *call)
     sm_move(&call->sm, CALL_GONE);
     timers_disarm(&call->io->loop.timers, &call->deadline);
     rpc_call_drop_input(call);
-    call_release(call, call->held);
     rpc_call_drop_output(call);
     if (call->is_known && call->method->on_gone != NULL) {
         call->method->on_gone(call);
@@ -167,7 +190,7 @@ struct rpc_call *rpc_call_ref(struct rpc_call *call)
 
 void rpc_call_free(struct rpc_call *call)
 {
-    mem_free(call->kept);
+    call_let_go(call);
     call_unlink_io(call);
     arena_fini(&call->arena);
     mem_free(call);
@@ -187,7 +210,7 @@ void rpc_call_unref(struct rpc_call *call)
         rpc_io_check_end(io);
         return;
     }
-    mem_free(call->kept);
+    call_let_go(call);
     call_unlink_io(call);
     arena_reset(&call->arena);
     if (call->arena.size_used > CALL_ARENA_KEEP) {
@@ -233,10 +256,10 @@ void **rpc_call_user(struct rpc_call *call)
 
 struct slice rpc_call_metadata(const struct rpc_call *call, const char *name)
 {
-    struct slice wanted = slice_str(name);
-    for (uint32_t i = 0; i < call->header_count; i++) {
-        if (slice_equal(call->headers[i].name, wanted)) {
-            return call->headers[i].value;
+    const char *const *names = call->io->config->metadata;
+    for (uint32_t i = 0; names != NULL && names[i] != NULL; i++) {
+        if (strcmp(names[i], name) == 0) {
+            return call->metadata[i];
         }
     }
     return SLICE_EMPTY;
@@ -250,6 +273,21 @@ uint64_t rpc_call_deadline_ns(const struct rpc_call *call)
 bool rpc_call_is_alive(const struct rpc_call *call)
 {
     return rpc_call_is(call, CALL_OPEN);
+}
+
+static void call_fail_words(struct rpc_call *call, int code, const char *words)
+{
+    rpc_fail(call, code, slice_str(words));
+}
+
+/* False, and the call failed, when too much is held for its connection's calls. */
+static bool call_check_ceiling(struct rpc_call *call)
+{
+    if (call->conn_held->size <= call->io->config->conn_in_max) {
+        return true;
+    }
+    call_fail_words(call, RPC_RESOURCE_EXHAUSTED, "too many bytes of requests on one connection");
+    return false;
 }
 
 /* ---- headers ------------------------------------------------------------------------------- */
@@ -277,6 +315,7 @@ static void call_on_deadline(struct timer *timer)
 
 void rpc_call_begin(struct rpc_call *call)
 {
+    rpc_call_count_arena(call);
     if (rpc_call_refuse_headers(call)) {
         return;
     }
@@ -295,6 +334,9 @@ void rpc_call_begin(struct rpc_call *call)
         rpc_fail_err(call, ERR_STOPPED);
         return;
     }
+    if (!call_check_ceiling(call)) {
+        return;
+    }
     if (call->has_timeout) {
         uint64_t now_ns = rpc_io_now_ns(call->io);
         uint64_t left_ns = call->deadline_ns > now_ns ? call->deadline_ns - now_ns : 0;
@@ -307,11 +349,6 @@ void rpc_call_begin(struct rpc_call *call)
 }
 
 /* ---- messages in --------------------------------------------------------------------------- */
-
-static void call_fail_words(struct rpc_call *call, int code, const char *words)
-{
-    rpc_fail(call, code, slice_str(words));
-}
 
 static void call_fail_size(struct rpc_call *call)
 {
@@ -336,16 +373,6 @@ static void call_fail_flag(struct rpc_call *call)
     buf_fini(&words);
 }
 
-/* False, and the call failed, when its connection holds too many bytes of messages. */
-static bool call_check_ceiling(struct rpc_call *call)
-{
-    if (call->conn->in_size <= call->io->config->conn_in_max) {
-        return true;
-    }
-    call_fail_words(call, RPC_RESOURCE_EXHAUSTED, "too many bytes of requests on one connection");
-    return false;
-}
-
 /* Keep the first message for the call's life: out of the frame, or copied. */
 static bool call_keep(struct rpc_call *call, struct slice message)
 {
@@ -356,13 +383,22 @@ static bool call_keep(struct rpc_call *call, struct slice message)
         call->message = message;
         call_release(call, call->frame_counted);
         call->frame_counted = 0;
+        call_hold(call, message.size);
     } else if (!arena_copy(&call->arena, message, &call->message)) {
         call->message = SLICE_EMPTY;
         rpc_fail_err(call, ERR_REQUEST_TOO_LARGE);
         return false;
     }
-    call_hold(call, call->message.size);
+    rpc_call_count_arena(call);
     return call_check_ceiling(call);
+}
+
+/* What the handler takes from the arena counts from now on; later answers take little. */
+static void call_deliver(struct rpc_call *call, struct slice message)
+{
+    call->is_known = true;
+    call->method->on_message(call, message);
+    rpc_call_count_arena(call);
 }
 
 static void call_message_bidi(struct rpc_call *call, struct slice message)
@@ -371,8 +407,7 @@ static void call_message_bidi(struct rpc_call *call, struct slice message)
     uint8_t *memory = call->frame.data;
     call->frame.data = NULL;
     call->has_message = true;
-    call->is_known = true;
-    call->method->on_message(call, message);
+    call_deliver(call, message);
     mem_free(memory);
 }
 
@@ -383,8 +418,7 @@ static void call_message(struct rpc_call *call, struct slice message)
     case RPC_UNARY:
         call->input_done = true;
         if (call_keep(call, message)) {
-            call->is_known = true;
-            call->method->on_message(call, call->message);
+            call_deliver(call, call->message);
         }
         break;
     case RPC_SERVER_STREAM:
@@ -519,8 +553,7 @@ static void call_end_of_input(struct rpc_call *call)
                         "non-client-streaming RPC");
         return;
     }
-    call->is_known = true;
-    call->method->on_message(call, call->message);
+    call_deliver(call, call->message);
 }
 
 void rpc_call_data(struct rpc_call *call, struct slice bytes)

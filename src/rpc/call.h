@@ -20,11 +20,6 @@
 
 enum rpc_call_state { CALL_HEADERS, CALL_OPEN, CALL_ENDING, CALL_GONE, CALL_STATE_COUNT };
 
-struct rpc_header {
-    struct slice name;
-    struct slice value;
-};
-
 /* A queued run of bytes: inside |owner|, or in |inner| when that is NULL. */
 struct rpc_piece {
     struct rpc_piece *next;
@@ -37,7 +32,7 @@ struct rpc_piece {
     bool ends_urgent; /* The last piece of an urgent message. */
 };
 
-enum { CALL_FIRST_PIECE = 1024, CALL_HEADERS_INLINE = 12 };
+enum { CALL_FIRST_PIECE = 1024 };
 
 struct rpc_call {
     struct rpc_io *io;
@@ -80,11 +75,13 @@ struct rpc_call {
     struct slice status_message; /* Percent-encoded, in the arena. */
     uint32_t http_status;
     struct rpc_frame frame;
-    uint32_t frame_counted; /* Bytes of it within conn->in_size. */
+    uint32_t frame_counted; /* Bytes of it within |held|. */
     struct slice message;   /* Unary and server stream: kept until gone. */
     uint8_t *kept;          /* Memory of |message| when it is not in the arena. */
     struct buf backlog;     /* Arrived while paused; not yet given back to flow control. */
-    size_t held;            /* Bytes within conn->in_size apart from the frame's. */
+    size_t held;            /* Bytes within conn_held: frame, kept, backlog, arena. */
+    size_t arena_counted;   /* Of these the arena's. */
+    struct rpc_held *conn_held;
     struct rpc_piece *out_first, *out_last;
     size_t out_size;
     uint32_t urgent_left;
@@ -97,13 +94,11 @@ struct rpc_call {
     struct slice header_why; /* What is wrong with a value; the last one, as in grpc-go. */
     struct slice host;
     struct slice http_method;
-    uint32_t header_count;
-    uint32_t header_room;
+    uint32_t metadata_seen; /* Bits of |metadata|. */
     size_t header_size;
-    struct rpc_header *headers;
+    struct slice metadata[RPC_METADATA_MAX]; /* In the order of rpc_config.metadata. */
     void *user;
     struct arena arena;
-    struct rpc_header headers_inline[CALL_HEADERS_INLINE];
     struct rpc_piece first_piece; /* Most answers need no other. */
     uint8_t first_bytes[CALL_FIRST_PIECE];
 };
@@ -116,6 +111,8 @@ void rpc_call_begin(struct rpc_call *call);
 void rpc_call_data(struct rpc_call *call, struct slice bytes);
 /* END_STREAM of the client. */
 void rpc_call_half_close(struct rpc_call *call);
+/* The arena's growth counts as held, too. */
+void rpc_call_count_arena(struct rpc_call *call);
 /* The handler's on_end, if it knows of the call. */
 void rpc_call_tell_end(struct rpc_call *call);
 /* The stream is closed: on_gone, once. */

@@ -83,6 +83,15 @@ static void conn_forget_dirty(struct rpc_conn *conn)
     conn->is_dirty = false;
 }
 
+void rpc_held_unref(struct rpc_held *held)
+{
+    ASSERT(held->refs > 0);
+    if (--held->refs == 0) {
+        ASSERT(held->size == 0);
+        mem_free(held);
+    }
+}
+
 static void conn_end_calls(struct rpc_conn *conn)
 {
     while (conn->calls != NULL) {
@@ -114,6 +123,7 @@ static void conn_on_closed(struct rpc_stream *stream)
     rpc_http1_free(conn);
     rpc_out_rest_free(conn->rest);
     conn_unlink(conn);
+    rpc_held_unref(conn->held);
     mem_free(conn);
     rpc_io_check_end(io);
 }
@@ -371,6 +381,8 @@ void rpc_conn_open(struct rpc_io *io, int fd, enum rpc_stream_kind kind)
         return;
     }
     conn->io = io;
+    conn->held = mem_alloc(sizeof(*conn->held));
+    conn->held->refs = 1;
     conn->read_ns = rpc_io_now_ns(io);
     sm_init(&conn->sm, conn_states, CONN_STATE_COUNT, CONN_NEW);
     conn_link(conn);

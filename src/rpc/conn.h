@@ -65,6 +65,15 @@ struct rpc_io {
     struct timer grace;
 };
 
+/*
+ * Bytes held for the calls of one connection. Outlives it for as long as somebody has a reference on
+ * a call, because the call's memory does. Loop thread.
+ */
+struct rpc_held {
+    size_t size;
+    uint32_t refs; /* The connection, and each of its calls until that is free. */
+};
+
 enum rpc_conn_state {
     CONN_NEW,
     CONN_HTTP2,
@@ -102,7 +111,7 @@ struct rpc_conn {
     struct rpc_out_rest *rest; /* In flight. */
     struct rpc_call *calls;    /* Those not gone. */
     uint32_t call_count;
-    size_t in_size;        /* Bytes of messages held for calls. */
+    struct rpc_held *held;
     size_t out_size;       /* Bytes queued by calls. */
     uint64_t read_ns;      /* When something was last read. */
     uint64_t last_ping_ns; /* Of the client. 0 = never. */
@@ -121,6 +130,8 @@ void rpc_conn_touch(struct rpc_conn *conn);
 MUST_CHECK bool rpc_conn_write(struct rpc_conn *conn);
 /* Write what is queued, then end; see LINGERING. Never inside a session's callback. */
 void rpc_conn_linger(struct rpc_conn *conn);
+/* Gives one reference back. */
+void rpc_held_unref(struct rpc_held *held);
 /* At once. No-op when closed. Never inside a session's callback. */
 void rpc_conn_close(struct rpc_conn *conn);
 /* Announce the end: see rpc_server_stop. */

@@ -30,22 +30,15 @@ static bool headers_copy(struct rpc_call *call, struct slice from, struct slice 
     return true;
 }
 
+/* Only what handlers read is kept, so that idle streams with large headers cost nothing. */
 static void headers_add_metadata(struct rpc_call *call, struct slice name, struct slice value)
 {
-    if (call->header_count == call->header_room) {
-        uint32_t room = call->header_room * 2;
-        struct rpc_header *more = arena_alloc(&call->arena, room * sizeof(*more));
-        if (more == NULL || call->header_count >= LIMIT_HTTP_HEADER_COUNT) {
-            call->headers_too_large = true;
-            return;
+    const char *const *names = call->io->config->metadata;
+    for (uint32_t i = 0; names != NULL && names[i] != NULL; i++) {
+        if ((call->metadata_seen & 1u << i) == 0 && slice_equal(slice_str(names[i]), name)) {
+            call->metadata_seen |= 1u << i;
+            (void)headers_copy(call, value, &call->metadata[i]);
         }
-        memcpy(more, call->headers, call->header_count * sizeof(*more));
-        call->headers = more;
-        call->header_room = room;
-    }
-    struct rpc_header *header = &call->headers[call->header_count];
-    if (headers_copy(call, name, &header->name) && headers_copy(call, value, &header->value)) {
-        call->header_count++;
     }
 }
 

@@ -33,6 +33,8 @@
 struct rpc_call;
 struct rpc_server;
 
+enum { RPC_METADATA_MAX = 8 };
+
 enum rpc_kind { RPC_UNARY, RPC_SERVER_STREAM, RPC_BIDI };
 
 struct rpc_method {
@@ -79,7 +81,8 @@ const void *rpc_call_connection(const struct rpc_call *call);
 struct arena *rpc_call_arena(struct rpc_call *call);
 /* One pointer for the handler, NULL at first. */
 void **rpc_call_user(struct rpc_call *call);
-/* Value of a request header (lower-case |name|), borrowed for the call's life; empty if absent. */
+/* Value of a request header that rpc_config.metadata names, borrowed for the call's life; of several
+ * the first one. Empty if absent. */
 struct slice rpc_call_metadata(const struct rpc_call *call, const char *name);
 /* Absolute, monotonic (the loop's clock); UINT64_MAX without grpc-timeout. */
 uint64_t rpc_call_deadline_ns(const struct rpc_call *call);
@@ -144,6 +147,9 @@ uint32_t rpc_http_thread(const struct rpc_http *http);
 struct rpc_config {
     const struct rpc_method *methods;
     size_t method_count;
+    /* Lower-case names of the request headers that handlers read, NULL at the end; at most
+     * RPC_METADATA_MAX. All others are checked and forgotten. NULL: none is read. */
+    const char *const *metadata;
     rpc_http_fn *http; /* HTTP/1.1 requests; NULL answers 404. */
     void *http_arg;
     uint32_t io_threads;            /* 1..LIMIT_IO_THREADS */
@@ -153,7 +159,7 @@ struct rpc_config {
     uint64_t keepalive_interval_ns; /* Server pings an idle connection, etcd: 2 h. */
     uint64_t keepalive_timeout_ns;  /* And waits so long, etcd: 20 s. */
     /* Bytes of one connection; 0 takes the LIMIT_CONN_... of the same name. */
-    size_t conn_in_max;     /* Requests held for its calls: beyond it ResourceExhausted. */
+    size_t conn_in_max;     /* Held for its calls, arenas too: beyond it ResourceExhausted. */
     size_t conn_out_max;    /* Answers queued: beyond it new streams are REFUSED_STREAM. */
     size_t conn_turn_write; /* Written in one turn; then other connections come first. */
     const struct clock *clock;

@@ -244,6 +244,9 @@ struct rpc_server *rpc_server_new(const struct rpc_config *config)
     ASSERT(config->io_threads >= 1 && config->io_threads <= LIMIT_IO_THREADS);
     ASSERT(config->clock != NULL);
     ASSERT(config->request_size_max > 0);
+    for (uint32_t i = 0; config->metadata != NULL && config->metadata[i] != NULL; i++) {
+        ASSERT(i < RPC_METADATA_MAX);
+    }
     /* uv writes to sockets whose reader may be gone. */
     ASSERT(signal(SIGPIPE, SIG_IGN) != SIG_ERR);
     struct rpc_server *server = mem_alloc(sizeof(*server));

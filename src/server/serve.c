@@ -369,6 +369,7 @@ static uint64_t keepalive(const struct serve *serve, enum setting_id id, uint64_
 static void make_server(struct serve *serve)
 {
     struct rpc_config config = {
+        .metadata = api_metadata(),
         .http = http_serve,
         .http_arg = &serve->http,
         .io_threads = serve->thread_count,

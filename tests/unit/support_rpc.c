@@ -48,6 +48,14 @@ static void served_hang(struct rpc_call *call, struct slice message)
     served_note(call);
 }
 
+/* The same with a copy of the message for as long as the call lives. */
+static void served_copy(struct rpc_call *call, struct slice message)
+{
+    struct slice copy;
+    assert_true(arena_copy(rpc_call_arena(call), message, &copy));
+    served_note(call);
+}
+
 static void served_meta(struct rpc_call *call, struct slice message)
 {
     (void)message;
@@ -236,6 +244,7 @@ static struct rpc_method served_methods[] = {
     {.path = "/t.T/Echo", .kind = RPC_UNARY, .on_message = served_echo},
     {.path = "/t.T/Hold", .kind = RPC_UNARY, .on_message = served_hold},
     {.path = "/t.T/Hang", .kind = RPC_UNARY, .on_message = served_hang},
+    {.path = "/t.T/Copy", .kind = RPC_UNARY, .on_message = served_copy},
     {.path = "/t.T/Meta", .kind = RPC_UNARY, .on_message = served_meta},
     {.path = "/t.T/Fail", .kind = RPC_UNARY, .on_message = served_fail},
     {.path = "/t.T/Stream",
@@ -271,7 +280,9 @@ void served_start(struct served_server *served, void (*change)(struct rpc_config
             served_methods[i].on_gone = served_on_gone;
         }
     }
+    static const char *const metadata[] = {"other", "token", NULL};
     served->config = (struct rpc_config){
+        .metadata = metadata,
         .methods = served_methods,
         .method_count = ARRAY_COUNT(served_methods),
         .http = served_http,

@@ -28,6 +28,7 @@ struct served_server {
 /*
  * Echo     unary: the message back            Stream   "count size": that many messages of zeros
  * Hold     unary: no answer, a reference      Bidi     every message back, finish at half-close
+ * Copy     unary: no answer, a copy           Hang     unary: no answer
  * Meta     unary: value of header "token"     Quiet    bidi: no answer; ends when drained
  * Fail     unary: OutOfRange, odd words       Pause    bidi: pauses itself after one message
  *                                             Urgent   bidi: every message back, urgent

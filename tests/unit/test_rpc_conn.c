@@ -10,6 +10,7 @@
 
 #include "core/limits.h"
 #include "core/mem.h"
+#include "rpc/call.h"
 #include "support.h"
 #include "support_http2.h"
 #include "support_rpc.h"
@@ -73,6 +74,133 @@ static void requests_beyond_the_ceiling_are_refused(void **state)
     (void)state;
     check_held("/t.T/Hang", 300000); /* Collected from several frames ... */
     check_held("/t.T/Hang", 10000);  /* ... and whole in one. */
+}
+
+/* What handlers take from a call's arena counts, too. */
+static void copies_of_messages_count_too(void **state)
+{
+    (void)state;
+    struct served_server served;
+    struct client client;
+    served_start(&served, with_small_ceilings);
+    client_open(&client, served.port);
+    uint8_t *bytes = mem_alloc(100 * 1000);
+    struct client_call calls[6];
+    for (uint32_t i = 0; i < ARRAY_COUNT(calls); i++) {
+        client_call(&client, &calls[i], "/t.T/Copy", NULL);
+        client_send(&calls[i], slice_of(bytes, 100 * 1000));
+        client_until(&client, atomic_load(&served.seen.messages) == i + 1 || calls[i].is_closed);
+    }
+    assert_int_equal(calls[5].grpc_status, RPC_RESOURCE_EXHAUSTED);
+    assert_int_equal(atomic_load(&served.seen.messages), 5);
+    for (uint32_t i = 0; i < ARRAY_COUNT(calls); i++) {
+        client_call_fini(&calls[i]);
+    }
+    mem_free(bytes);
+    client_close(&client);
+    served_stop(&served, NS_PER_S);
+}
+
+/* Opens streams with |name| as a header of 50 KB until one is refused, at most 100. */
+static uint32_t open_with_header(struct client *client, struct client_call *calls, const char *name)
+{
+    char *value = mem_alloc(50 * 1000 + 1);
+    memset(value, 'v', 50 * 1000);
+    const char *const headers[] = {name, value, NULL};
+    uint32_t count = 0;
+    while (count < 100) {
+        struct client_call echo;
+        struct client_call *call = &calls[count++];
+        client_call(client, call, "/t.T/Pause", headers);
+        client_unary(client, &echo, "/t.T/Meta", SLICE_EMPTY); /* It came behind that one. */
+        bool is_refused = echo.grpc_status != 0;
+        client_call_fini(&echo);
+        if (is_refused) {
+            break;
+        }
+    }
+    mem_free(value);
+    return count;
+}
+
+static void count_arenas(void *arg)
+{
+    struct served_server *served = arg;
+    const struct rpc_call *call = rpc_server_io(served->server, 0)->calls;
+    size_t size = 0;
+    for (; call != NULL; call = call->next) {
+        size += call->arena.size_used;
+    }
+    assert_true(size <= 101 * 8192);
+}
+
+static void metadata_that_nobody_reads_takes_no_memory(void **state)
+{
+    (void)state;
+    struct served_server served;
+    struct client client;
+    struct client_call calls[100];
+    served_start(&served, with_small_ceilings);
+    client_open(&client, served.port);
+    assert_int_equal(open_with_header(&client, calls, "unread"), 100);
+    served_run(&served, count_arenas, &served);
+    for (uint32_t i = 0; i < 100; i++) {
+        client_call_fini(&calls[i]);
+    }
+    client_close(&client);
+    served_stop(&served, NS_PER_S);
+}
+
+static void metadata_that_is_read_counts_too(void **state)
+{
+    (void)state;
+    struct served_server served;
+    struct client client;
+    struct client_call calls[100];
+    served_start(&served, with_small_ceilings);
+    client_open(&client, served.port);
+    uint32_t count = open_with_header(&client, calls, "token");
+    assert_in_range(count, 15, 21);
+    for (uint32_t i = 0; i < count; i++) {
+        client_call_fini(&calls[i]);
+    }
+    client_close(&client);
+    served_stop(&served, NS_PER_S);
+}
+
+static void drop_held(void *arg)
+{
+    struct served_server *served = arg;
+    rpc_call_unref(atomic_exchange(&served->seen.held, NULL));
+}
+
+/* A cancelled call whose answer is still to come from elsewhere keeps its memory, so it counts. */
+static void what_is_referenced_counts_until_it_is_free(void **state)
+{
+    (void)state;
+    struct served_server served;
+    struct client client;
+    served_start(&served, with_small_ceilings);
+    client_open(&client, served.port);
+    uint8_t *bytes = mem_alloc(600 * 1000);
+    struct client_call held;
+    client_call(&client, &held, "/t.T/Hold", NULL);
+    client_send(&held, slice_of(bytes, 600 * 1000));
+    client_until(&client, atomic_load(&served.seen.held) != NULL);
+    client_cancel(&held);
+    client_until(&client, atomic_load(&served.seen.gone) == 1);
+    struct client_call echo;
+    client_unary(&client, &echo, "/t.T/Echo", slice_of(bytes, 600 * 1000));
+    assert_int_equal(echo.grpc_status, RPC_RESOURCE_EXHAUSTED);
+    client_call_fini(&echo);
+    served_run(&served, drop_held, &served);
+    client_unary(&client, &echo, "/t.T/Echo", slice_of(bytes, 600 * 1000));
+    assert_int_equal(echo.grpc_status, 0);
+    client_call_fini(&echo);
+    client_call_fini(&held);
+    mem_free(bytes);
+    client_close(&client);
+    served_stop(&served, NS_PER_S);
 }
 
 /* Messages that are still on their way count as they arrive. */
@@ -251,6 +379,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(requests_beyond_the_ceiling_are_refused),
         cmocka_unit_test(unfinished_messages_count_too),
+        cmocka_unit_test(copies_of_messages_count_too),
+        cmocka_unit_test(metadata_that_nobody_reads_takes_no_memory),
+        cmocka_unit_test(metadata_that_is_read_counts_too),
+        cmocka_unit_test(what_is_referenced_counts_until_it_is_free),
         cmocka_unit_test(streams_are_refused_while_too_many_answers_wait),
         cmocka_unit_test(one_turn_writes_no_more_than_its_share),
     };
