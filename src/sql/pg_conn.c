@@ -120,6 +120,7 @@ static void conn_close(struct pg_conn *conn)
     PQclear(conn->rows);
     conn->rows = NULL;
     conn->locked = false;
+    conn->stale = false;
     memset(conn->prepared, 0, sizeof(conn->prepared));
     if (conn->resolve != NULL) {
         conn->resolve->conn = NULL;
@@ -663,6 +664,14 @@ static void conn_take_result(struct pg_conn *conn, PGresult *result)
     PQclear(result);
 }
 
+/* Statements of this session are not, or no longer, what was prepared: a new one is needed. */
+static bool conn_error_is_stale(const char *sqlstate)
+{
+    return strcmp(sqlstate, "0A000") == 0 || /* A cached plan does not fit its tables. */
+           strcmp(sqlstate, "26000") == 0 || /* invalid_sql_statement_name */
+           strcmp(sqlstate, "42P05") == 0;   /* duplicate_prepared_statement */
+}
+
 /* The server is ready again: pass the answer on, or execute what has been prepared. */
 static void conn_complete(struct pg_conn *conn)
 {
@@ -675,6 +684,7 @@ static void conn_complete(struct pg_conn *conn)
         return;
     }
     timers_disarm(conn_timers(conn), &conn->timer);
+    conn->stale = conn->stale || conn_error_is_stale(conn->sqlstate);
     if (is_ok && sm_is(&conn->sm, PG_BUSY)) {
         conn->backoff_ms = 0; /* It works: when it is lost, the next one is worth an early try. */
     }
@@ -803,6 +813,9 @@ void pg_conn_finish(struct pg_conn *conn)
     op->request = NULL;
     if (sm_is(&conn->sm, PG_BUSY)) {
         sm_move(&conn->sm, PG_READY);
+        if (conn->stale) {
+            pg_conn_drop(conn, "its prepared statements are of no use any more");
+        }
         conn_next_op(conn);
     }
     if (op != &conn->log->unlock_op) {

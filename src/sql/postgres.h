@@ -190,6 +190,7 @@ struct pg_conn {
     char message[256];
     uint32_t warnings;
     bool prepared[PG_STMT_COUNT];
+    bool stale; /* Its statements cannot be used: it ends with the op. */
 
     struct pg_op *op; /* Owns the connection while BUSY. */
     struct pg_op *queue;

@@ -479,6 +479,34 @@ static void tables_that_vanish_are_lost_history(void **state)
     log_fixture_close(&fixture);
 }
 
+/*
+ * Goal: a prepared statement that is of no use any more is prepared again.
+ * Method: a column of its result gets another type, which its plan may not.
+ */
+static void a_statement_that_does_not_fit_is_prepared_again(void **state)
+{
+    (void)state;
+    struct database database;
+    database_make(&database);
+    struct log_fixture fixture;
+    log_fixture_open(&fixture, database.url);
+    struct sql_conformance conformance;
+    struct conf_world world;
+    world_open(&world, &fixture, &conformance);
+    server_sql(database.name, "ALTER TABLE cluster ALTER identity TYPE varchar(200)");
+    struct sql_head head;
+    assert_int_equal(conf_probe(&world, fixture.log, &head), ERR_DATABASE);
+    enum err err = ERR_DATABASE;
+    for (uint32_t i = 0; i < 200 && err != ERR_OK; i++) {
+        log_fixture_wait_ms(&fixture, 10);
+        err = conf_probe(&world, fixture.log, &head);
+    }
+    assert_int_equal(err, ERR_OK);
+    assert_string_equal(head.fence.identity, world.head.fence.identity);
+    conf_world_fini(&world);
+    log_fixture_close(&fixture);
+}
+
 /* A commit that is answered with a warning may not be replicated: doubt, not success. */
 static void a_warning_beside_a_commit_is_doubt(void **state)
 {
@@ -664,6 +692,7 @@ int main(void)
         cmocka_unit_test(another_database_is_fenced_off),
         cmocka_unit_test(a_changed_row_arrives_as_it_is),
         cmocka_unit_test(tables_that_vanish_are_lost_history),
+        cmocka_unit_test(a_statement_that_does_not_fit_is_prepared_again),
         cmocka_unit_test(a_warning_beside_a_commit_is_doubt),
         cmocka_unit_test(an_error_at_the_commit_is_a_refusal),
         cmocka_unit_test(the_host_that_answers_is_found),
