@@ -213,6 +213,7 @@ void api_kv_txn(struct rpc_call *call, struct slice message)
         rpc_fail_err(call, err);
         return;
     }
+    metric_add(METRIC_etcd_mvcc_txn_total, 1);
     txn_start(thread, call, &txn, message.size);
 }
 

@@ -7,9 +7,6 @@
 static char status_version[] = "3.7.3";
 static char status_storage_version[] = "3.7.0";
 
-/* etcd's default; never zero. */
-#define STATUS_QUOTA_BYTES (INT64_C(2) * 1024 * 1024 * 1024)
-
 static Etcdserverpb__ResponseHeader packed_header(const struct api_thread *thread)
 {
     const struct store_facts *facts = store_facts(thread->api->config.store);
@@ -65,7 +62,7 @@ void api_status(struct rpc_call *call, struct slice message)
     status.storageversion = status_storage_version;
     status.dbsize = facts->database_bytes;
     status.dbsizeinuse = (int64_t)info->logical_bytes;
-    status.dbsizequota = STATUS_QUOTA_BYTES;
+    status.dbsizequota = LIMIT_QUOTA_BYTES;
     status.leader = away ? 0 : facts->leader;
     status.raftindex = info->seq + facts->lag_entries;
     status.raftappliedindex = info->seq;

@@ -45,7 +45,8 @@ enum {
     LIMIT_KEEPALIVES_PENDING = 4096,        /* Renewals of one stream; then its input waits. */
     LIMIT_WATCHERS_PER_STREAM = 1024 * 1024,
     LIMIT_WATCH_FRAGMENT_SIZE = 2 * 1024 * 1024, /* Bytes; etcd's request max + 512 KiB. */
-    LIMIT_WATCH_RUN_EVENTS = 4096,           /* New events matched before they are handed out. */
+    LIMIT_WATCH_RUN_EVENTS = 4096,           /* New events matched before they are handed out, ... */
+    LIMIT_WATCH_RUN_BYTES = 16 * 1024 * 1024, /* ... and bytes of them; whole revisions always. */
     LIMIT_WATCH_CATCHUP_EVENTS = 16384,      /* Old events read for catch-ups in one turn, ... */
     LIMIT_WATCH_CATCHUP_REVS = 1000,         /* ... revisions in one response, as in etcd, ... */
     LIMIT_WATCH_CATCHUP_BYTES = 1024 * 1024, /* ... and bytes of it; whole revisions always. */
@@ -57,6 +58,7 @@ enum {
     LIMIT_ENTRY_KEEP_MS = 10 * 60 * 1000, /* Entries stay at least this long. */
 };
 /* clang-format on */
+#define LIMIT_QUOTA_BYTES (INT64_C(2) * 1024 * 1024 * 1024) /* etcd's default; told, never zero. */
 #define LIMIT_LEASE_TTL_MAX_S INT64_C(9000000000)
 
 static_assert(LIMIT_TXN_OPS_MAX <= LIMIT_BATCH_ROWS, "a default Txn of puts fits one statement");

@@ -7,6 +7,7 @@
 
 #include "core/log.h"
 #include "core/mem.h"
+#include "core/metrics.h"
 
 enum { BACKOFF_FIRST_MS = 50, BACKOFF_MAX_MS = 2000 };
 /* Beyond the server's own time-out of a statement, the answer is not worth waiting for. */
@@ -443,6 +444,7 @@ void pg_conn_ready(struct pg_conn *conn)
 /* Close what is open and tell who waits for an answer; |again|: with a new try under way. */
 static void conn_lose(struct pg_conn *conn, const char *why, bool again)
 {
+    metric_add(METRIC_drover_sql_reconnects_total, 1);
     pg_reply_fn *on_reply = conn->waiting ? conn->on_reply : NULL;
     struct pg_reply reply = {.lost = true, .executing = conn->executing, .message = why};
     memcpy(reply.sqlstate, conn->sqlstate, sizeof(reply.sqlstate));

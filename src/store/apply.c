@@ -8,6 +8,7 @@
  * Within an entry: leases are granted, rows are applied, leases are removed, compaction moves. An
  * entry holds at most one effect per lease (eval.c), so this order says the same as the original.
  */
+#include "core/metrics.h"
 #include "store/internal.h"
 
 enum { WHY_SIZE = 160 };
@@ -183,11 +184,12 @@ static void entry_apply(struct cache_edit *edit, const struct sql_entry *entry)
 }
 
 /* |entry| is part of what was just published. */
-static void entry_published(struct store *store, const struct sql_entry *entry)
+static void entry_published(struct store *store, const struct sql_entry *entry, bool own)
 {
     ASSERT(store_is_sound(store));
     ASSERT(entry != NULL);
     ASSERT(entry->seq == store->seq + 1);
+    store_count_applied(entry, own);
     store->seq = entry->seq;
     store->chain = entry->chain;
     store->seen_seq = entry->seq > store->seen_seq ? entry->seq : store->seen_seq;
@@ -206,10 +208,13 @@ void store_apply_own(struct store *store)
     struct store_batch *batch = &store->batch;
     ASSERT(batch->eval.edit != NULL && !batch->beaten);
     ASSERT(batch->entry.seq == store->seq + 1);
+    uint64_t begun_ns = clock_now_ns(store->timers->clock);
     cache_edit_publish(batch->eval.edit);
     batch->eval.edit = NULL;
-    entry_published(store, &batch->entry);
+    entry_published(store, &batch->entry, true);
     store_published(store);
+    metric_observe_ns(HISTOGRAM_etcd_disk_backend_commit_duration_seconds,
+                      clock_now_ns(store->timers->clock) - begun_ns);
 }
 
 static enum apply_result apply_new(struct store *store, const struct sql_entry *entries,
@@ -232,7 +237,7 @@ static enum apply_result apply_new(struct store *store, const struct sql_entry *
     }
     cache_edit_publish(edit);
     for (uint32_t i = 0; i < good; i++) {
-        entry_published(store, &entries[i]);
+        entry_published(store, &entries[i], false);
     }
     store_published(store);
     return fault == NULL ? APPLY_OK : entry_broken(store, &entries[good], fault);

@@ -200,6 +200,7 @@ static void batch_answer(struct store *store)
             store_list_remove(request);
             request->state = REQUEST_WAITING;
             store_list_add(&store->upkeep.physical, request);
+            store_rearm_own(store, request); /* Committed: it waits as long as the client does. */
             continue;
         }
         store_answer(request, request->err);
@@ -269,6 +270,7 @@ static void appended(struct sql_append *append)
     ASSERT(append->done != NULL);
     struct store_batch *batch = CONTAINER_OF(append, struct store_batch, append);
     struct store *store = CONTAINER_OF(batch, struct store, batch);
+    store_count_append(store, append);
     if (!sm_is(&batch->sm, BATCH_APPENDING)) {
         store_batch_resolved(store, append->outcome);
         return;
@@ -313,6 +315,7 @@ static void batch_append(struct store *store, bool locked)
         .locked = locked,
         .done = appended,
     };
+    batch->sent_ns = clock_now_ns(store->timers->clock);
     sm_move(&batch->sm, BATCH_APPENDING);
     store->log->ops->append(store->log, &batch->append);
 }

@@ -144,6 +144,7 @@ struct store_batch {
     uint64_t probe_arrival; /* PROBING: only probes begun after it count. */
     uint64_t look_after;    /* LOOKING: only pulls begun after it count. */
     uint64_t writer_counter;
+    uint64_t sent_ns;  /* When the append was first sent: for its time in /metrics. */
     enum err refusal;  /* Why an empty entry is sent; ERR_OK: the batch itself is. */
     bool beaten;       /* Another writer was seen at expected + 1: ours can never be. */
     bool lock_next;    /* auto: after a loss, until the next commit. */
@@ -232,6 +233,7 @@ struct store_reads {
     bool in_flight;
     bool forced;   /* Health wants to know. */
     uint64_t mark; /* Arrivals before the probe in flight was begun. */
+    uint64_t sent_ns; /* When the probe in flight was sent. */
     uint64_t sent_seq;
     struct hash128 sent_chain;
     /* Reads up to |mark| may be answered once |seq| is applied; both grow. */
@@ -280,7 +282,8 @@ void store_health_fence(struct store *store, bool fenced);
 
 /* ---- leases.c ------------------------------------------------------------------------------- */
 
-enum { EXPIRIES_MAX = 64 };
+/* Ended by one reading of the counters, at most. */
+enum { EXPIRIES_MAX = LEASE_DUE_MAX };
 /* One lease that is being ended by us. */
 struct store_expiry {
     struct store_request request;
@@ -326,6 +329,7 @@ struct store_upkeep {
     struct sql_upkeep upkeep;
     struct arena arena;
     bool in_flight;
+    bool told; /* The first one ended, well or not: serving does not hang on it. */
     bool left;
     struct timer timer;
     uint64_t duty_owner;
@@ -414,6 +418,7 @@ struct store {
     bool reload_wanted;
 
     struct store_request catch_up; /* The read index that ends catching up. */
+    bool caught_up;                /* It was answered. */
     void (*stopped)(void *arg);
     void *stopped_arg;
     bool fatal;
@@ -457,7 +462,16 @@ static inline bool store_is_sound(const struct store *store)
 }
 /* The newest state was published. */
 void store_published(struct store *store);
+
+/* ---- /metrics (counters.c) ------------------------------------------------------------------ */
+
+void store_count_applied(const struct sql_entry *entry, bool own);
+void store_count_append(const struct store *store, const struct sql_append *append);
+void store_count_probe(const struct store *store, enum err err);
+void store_count_facts(const struct store *store, const struct store_facts *facts);
 void store_loaded(struct store *store, enum err err, const char *why);
+/* Ready, if nothing is missing any more. */
+void store_ready_go_on(struct store *store);
 void store_facts_publish(struct store *store);
 
 #endif

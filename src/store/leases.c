@@ -10,6 +10,7 @@
  * entry that holds only if the counter still stands there. So nothing depends on clocks but how
  * late a lease ends.
  */
+#include "core/metrics.h"
 #include "store/internal.h"
 
 enum { KEEPALIVE_RETRY_MS = 50, GAP_SLACK_MS = 500 };
@@ -164,6 +165,7 @@ static void keepalive_done(struct sql_keepalive *keepalive)
             if (keepalive->items[i].found) {
                 lease_table_renewed(leases->table, keepalive->items[i].id,
                                     keepalive->items[i].counter, store_now_ns(store));
+                metric_add(METRIC_etcd_debugging_lease_renewed_total, 1);
             }
         }
         while (leases->sent.first != NULL) {

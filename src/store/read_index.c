@@ -10,6 +10,7 @@
  * seq its readers may go on (a proof); they go on when that seq is applied. A batch that committed
  * proves the readers that arrived before it was first sent, without a probe.
  */
+#include "core/metrics.h"
 #include "store/internal.h"
 
 static void probe_start(struct store *store);
@@ -26,6 +27,7 @@ static void read_answer(struct store *store, struct store_request *request)
     ASSERT(store_is_sound(store));
     ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     ASSERT(request->state == REQUEST_WAITING);
+    metric_add(METRIC_drover_read_index_waiters_total, 1);
     if (request->kind == STORE_READ_INDEX) {
         store_answer_now(request);
     } else {
@@ -62,6 +64,7 @@ static void probe_done(struct sql_probe *probe)
     struct store *store = CONTAINER_OF(reads, struct store, reads);
     reads->in_flight = false;
     store->probe_count++;
+    store_count_probe(store, probe->err);
     store_health_end(store, probe->err == ERR_OK);
     if (probe->err != ERR_OK || !store_is_loaded(store) || store->fatal ||
         !store_head_check(store, &probe->head, reads->sent_seq, &reads->sent_chain)) {
@@ -86,6 +89,7 @@ static void probe_start(struct store *store)
     reads->in_flight = true;
     reads->forced = false;
     reads->mark = reads->arrivals;
+    reads->sent_ns = clock_now_ns(store->timers->clock);
     reads->sent_seq = store->seq;
     reads->sent_chain = store->chain;
     reads->probe = (struct sql_probe){.done = probe_done};

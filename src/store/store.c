@@ -6,7 +6,8 @@
  *               └──────────┴────▶ FAILED ─────────────────────────────────┘
  *
  * LOADING      everything is read and checked; nothing is served
- * CATCHING_UP  loaded; ready when what a probe begun after the load saw has been applied
+ * CATCHING_UP  loaded; ready when what a probe begun after the load saw has been applied, and the
+ *              first upkeep ended: who serves is in the list of members
  * STOPPING     nothing new; what was taken is finished or runs into its deadline
  * CLOSING      the log ends what is in flight; nothing starts any more
  */
@@ -102,6 +103,7 @@ void store_facts_publish(struct store *store)
     facts->probe_count = store->probe_count;
     facts->chain = store->chain;
     facts->chain_seq = store->seq;
+    store_count_facts(store, facts);
     struct store_facts *old = atomic_load_explicit(&store->facts, memory_order_relaxed);
     atomic_store_explicit(&store->facts, facts, memory_order_release);
     if (old != NULL) {
@@ -225,6 +227,17 @@ static void caught_up(struct store_request *request)
     }
     if (request->err != ERR_OK || store->reload_wanted || store->load != NULL) {
         store_reads_add(store, request);
+        return;
+    }
+    store->caught_up = true;
+    store_ready_go_on(store);
+}
+
+void store_ready_go_on(struct store *store)
+{
+    ASSERT(store_is_sound(store));
+    if (!sm_is(&store->life, LIFE_CATCHING_UP) || store->fatal || !store->caught_up ||
+        !store->upkeep.told) {
         return;
     }
     sm_move(&store->life, LIFE_READY);

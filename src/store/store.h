@@ -20,6 +20,7 @@
  *   leases.c      keep-alives, expiry by the owner of the duty, TimeToLive
  *   upkeep.c      heartbeat, duty, members, purge of dead rows
  *   health.c      reachable, away, half-open, fenced
+ *   counters.c    what /metrics tells of it all
  */
 #ifndef STORE_STORE_H
 #define STORE_STORE_H

@@ -96,6 +96,7 @@ static void upkeep_done(struct sql_upkeep *request)
     struct store_upkeep *upkeep = CONTAINER_OF(request, struct store_upkeep, upkeep);
     struct store *store = CONTAINER_OF(upkeep, struct store, upkeep);
     upkeep->in_flight = false;
+    upkeep->told = true;
     store_health_end(store, request->err == ERR_OK);
     if (request->leave) {
         upkeep->left = true;
@@ -115,6 +116,7 @@ static void upkeep_done(struct sql_upkeep *request)
     }
     uint64_t interval_ns = store->config.upkeep_interval_ms * NS_PER_MS;
     timers_arm(store->timers, &upkeep->timer, interval_ns, upkeep_due);
+    store_ready_go_on(store);
 }
 
 static void upkeep_send(struct store *store, bool leave)

@@ -194,6 +194,18 @@ static void arm_deadline(struct store *store, struct store_request *request)
     timers_arm(store->timers, &request->timer, limit_ns, deadline_passed);
 }
 
+void store_rearm_own(struct store *store, struct store_request *request)
+{
+    ASSERT(store_is_sound(store));
+    ASSERT(request->state == REQUEST_WAITING);
+    timers_disarm(store->timers, &request->timer);
+    if (request->deadline_ns != UINT64_MAX) {
+        uint64_t now_ns = store_now_ns(store);
+        uint64_t left_ns = request->deadline_ns > now_ns ? request->deadline_ns - now_ns : 0;
+        timers_arm(store->timers, &request->timer, left_ns, deadline_passed);
+    }
+}
+
 void store_enqueue(struct store *store, struct store_request *request)
 {
     ASSERT(store_is_sound(store));
