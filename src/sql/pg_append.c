@@ -299,7 +299,8 @@ static void append_on_first(struct pg_conn *conn, const struct pg_reply *reply)
         append_decide(conn, reply);
         return;
     }
-    if (PQntuples(reply->rows) == 0 && reply->warnings == 0) {
+    /* Inside a transaction no row is a loss whatever was said beside it: nothing is committed. */
+    if (PQntuples(reply->rows) == 0 && (state->is_explicit || reply->warnings == 0)) {
         state->outcome = SQL_LOST;
         state->err = ERR_OK;
         append_give_up(conn, false);
@@ -359,8 +360,7 @@ static void append_on_commit(struct pg_conn *conn, const struct pg_reply *reply)
 {
     struct pg_append_state *state = &conn->log->append;
     bool is_full = strcmp(reply->sqlstate, "54000") == 0;
-    if (!reply->ok && !reply->lost && is_full && !append_of(conn)->locked &&
-        !state->without_notify) {
+    if (!reply->ok && !reply->lost && is_full && !state->without_notify) {
         pg_conn_report(conn, "notify", reply);
         state->without_notify = true; /* All of it is gone: once more from the start. */
         pg_append_start(conn, conn->op);
