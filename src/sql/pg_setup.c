@@ -223,13 +223,12 @@ static void setup_on_listen(struct pg_conn *conn, const struct pg_reply *reply)
     pg_conn_ready(conn);
 }
 
-static void setup_on_fence(struct pg_conn *conn, const struct pg_reply *reply)
+static void setup_on_fence_commit(struct pg_conn *conn, const struct pg_reply *reply)
 {
     struct pg_log *log = conn->log;
-    bool is_gone = strcmp(reply->sqlstate, "42P01") == 0;
     if (!reply->ok || reply->warnings > 0 || reply->rows == NULL ||
         strcmp(PQcmdStatus((PGresult *)(uintptr_t)reply->rows), "COMMIT") != 0) {
-        conn->down_err = is_gone ? ERR_HISTORY_LOST : ERR_NO_LEADER;
+        conn->down_err = ERR_NO_LEADER;
         pg_conn_drop(conn, reply->ok ? "the lock of the cluster row was not committed cleanly"
                                      : reply->message);
         return;
@@ -243,9 +242,21 @@ static void setup_on_fence(struct pg_conn *conn, const struct pg_reply *reply)
     mem_free(text);
 }
 
+/* COMMIT on its own: a warning beside the lock says nothing about what was replicated. */
+static void setup_on_fence(struct pg_conn *conn, const struct pg_reply *reply)
+{
+    if (!reply->ok) {
+        bool is_gone = strcmp(reply->sqlstate, "42P01") == 0;
+        conn->down_err = is_gone ? ERR_HISTORY_LOST : ERR_NO_LEADER;
+        pg_conn_drop(conn, reply->message);
+        return;
+    }
+    pg_conn_query(conn, "COMMIT", setup_on_fence_commit);
+}
+
 static void setup_fence(struct pg_conn *conn)
 {
-    char *text = pg_begin_text(conn->log, "SELECT 1 FROM ~cluster WHERE id = 1 FOR UPDATE; COMMIT");
+    char *text = pg_begin_text(conn->log, "SELECT 1 FROM ~cluster WHERE id = 1 FOR UPDATE");
     pg_conn_query(conn, text, setup_on_fence);
     mem_free(text);
 }
@@ -431,11 +442,11 @@ static void setup_on_tables(struct pg_conn *conn, const struct pg_reply *reply)
     }
     if (found == SQL_TABLE_COUNT) {
         setup_versions(conn);
-    } else if (found > 0) {
-        setup_refuse(conn, ERR_HISTORY_LOST, "some of drover's tables are missing");
     } else if (conn->step == 0) {
         setup_schema_locked(conn);
     } else {
+    } else if (found > 0) {
+        setup_refuse(conn, ERR_HISTORY_LOST, "some of drover's tables are missing");
         setup_create(conn);
     }
 }
