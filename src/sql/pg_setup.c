@@ -431,22 +431,23 @@ static void setup_on_tables(struct pg_conn *conn, const struct pg_reply *reply)
     for (int i = 0; i < SQL_TABLE_COUNT; i++) {
         bool is_there = strcmp(PQgetvalue(rows, 0, 2 * i), "1") == 0;
         bool is_ours = strcmp(PQgetvalue(rows, 0, 2 * i + 1), "1") == 0;
-        if (is_there && !is_ours) {
+        if (is_there && !is_ours && conn->step == 1) {
             char why[128];
             (void)snprintf(why, sizeof(why), "the table %s%s in the database is not drover's",
                            conn->log->prefix, sql_tables[i].name);
             setup_refuse(conn, ERR_CONFIG, why);
             return;
         }
-        found += is_there ? 1 : 0;
+        found += is_there && is_ours ? 1 : 0;
     }
+    /* One statement is not one state of the catalog: half of a creation is not believed. */
     if (found == SQL_TABLE_COUNT) {
         setup_versions(conn);
     } else if (conn->step == 0) {
         setup_schema_locked(conn);
-    } else {
     } else if (found > 0) {
         setup_refuse(conn, ERR_HISTORY_LOST, "some of drover's tables are missing");
+    } else {
         setup_create(conn);
     }
 }
