@@ -21,6 +21,7 @@
 
 /* Of rows in one statement; one row may be larger. */
 enum { APPEND_CHUNK_BYTES = LIMIT_BATCH_BYTES, APPEND_CHUNK_ROWS = 16 * 1024 };
+enum { NOTIFY_PAUSE_MS = 10 * 1000 };
 
 static void append_send_first(struct pg_conn *conn);
 static void append_go_on(struct pg_conn *conn);
@@ -279,6 +280,14 @@ static void append_put_effects(struct pg_params *params, const struct sql_effect
     pg_array_end(params);
 }
 
+/* The queue of notifications is full: this append and those of the next time go without. */
+static void append_without_notify(struct pg_conn *conn)
+{
+    struct pg_log *log = conn->log;
+    log->append.without_notify = true;
+    log->notify_off_until_ns = clock_now_ns(log->loop->timers.clock) + NOTIFY_PAUSE_MS * NS_PER_MS;
+}
+
 /* ---- steps ---------------------------------------------------------------------------------- */
 
 static void append_on_first(struct pg_conn *conn, const struct pg_reply *reply)
@@ -287,7 +296,7 @@ static void append_on_first(struct pg_conn *conn, const struct pg_reply *reply)
     bool is_full = strcmp(reply->sqlstate, "54000") == 0; /* The queue of notifications. */
     if (!reply->ok && !reply->lost && is_full && !state->is_explicit && !state->without_notify) {
         pg_conn_report(conn, "notify", reply);
-        state->without_notify = true;
+        append_without_notify(conn);
         append_send_first(conn);
         return;
     }
@@ -362,9 +371,11 @@ static void append_on_commit(struct pg_conn *conn, const struct pg_reply *reply)
     bool is_full = strcmp(reply->sqlstate, "54000") == 0;
     if (!reply->ok && !reply->lost && is_full && !state->without_notify) {
         pg_conn_report(conn, "notify", reply);
-        state->without_notify = true; /* All of it is gone: once more from the start. */
-        pg_append_start(conn, conn->op);
-        return;
+        append_without_notify(conn);
+        if (!append_of(conn)->locked) { /* Else the lock is gone, too: refused. */
+            pg_append_start(conn, conn->op); /* All of it is gone: once more from the start. */
+            return;
+        }
     }
     const char *tag = reply->ok ? PQcmdStatus((PGresult *)(uintptr_t)reply->rows) : "";
     if (reply->ok && strcmp(tag, "COMMIT") != 0) {

@@ -126,7 +126,7 @@ static void pg_append(struct sql_log *base, struct sql_append *append)
     struct pg_log *log = pg_of(base);
     struct pg_conn *conn = &log->conns[PG_ROLE_APPEND];
     ASSERT(append->entry->seq == append->expected_seq + 1);
-    log->append.without_notify = false;
+    log->append.without_notify = clock_now_ns(log->loop->timers.clock) < log->notify_off_until_ns;
     if (!append->locked) {
         pg_submit(base, SQL_KIND_APPEND, append);
         return;

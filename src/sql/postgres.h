@@ -254,6 +254,7 @@ struct pg_log {
     char snapshot_xmin[24];
     uint64_t snapshot_since_ns;
     int64_t oldest_snapshot_ms;
+    uint64_t notify_off_until_ns; /* The queue of notifications was full. */
 
     struct pg_append_state {
         enum sql_outcome outcome;

@@ -15,6 +15,7 @@
 
 #include <libpq-fe.h>
 
+#include "core/clock.h"
 #include "core/mem.h"
 
 static char server_url[256]; /* Up to and with the last '/'. */
@@ -680,6 +681,131 @@ static void closing_completes_every_request(void **state)
     }
 }
 
+/* An append that lost is lost, also when the statement said something beside it. */
+static void a_warning_beside_a_lost_append_changes_nothing(void **state)
+{
+    (void)state;
+    struct database database;
+    database_make(&database);
+    struct log_fixture fixture;
+    struct sql_config config = {.url = database.url, .pooler = true, .tables_prefix = ""};
+    log_fixture_start(&fixture, &config); /* Pooled: in a transaction of several statements. */
+    while (!fixture.is_opened) {
+        log_fixture_pump(&fixture);
+    }
+    struct sql_conformance conformance;
+    struct conf_world world;
+    world_open(&world, &fixture, &conformance);
+    assert_int_equal(world_put(&world, fixture.log, 1, 10), SQL_COMMITTED);
+    server_sql(database.name,
+               "CREATE FUNCTION warn() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+               " RAISE WARNING 'by the way'; RETURN NULL; END $$;"
+               "CREATE TRIGGER warn AFTER INSERT ON kv"
+               " FOR EACH STATEMENT EXECUTE FUNCTION warn();"
+               "UPDATE cluster SET identity = '1/1'");
+    assert_int_equal(world_put(&world, fixture.log, 1, 10), SQL_LOST);
+    char answer[32];
+    server_sql_answer(database.name, "SELECT count(*) FROM kv", answer, sizeof(answer));
+    assert_string_equal(answer, "1");
+    conf_world_fini(&world);
+    log_fixture_close(&fixture);
+}
+
+static void pump_for(struct log_fixture *fixture, uint32_t ms)
+{
+    uint64_t end_ns = clock_now_ns(&clock_monotonic) + ms * NS_PER_MS;
+    while (!fixture->is_opened && clock_now_ns(&clock_monotonic) < end_ns) {
+        log_fixture_pump(fixture);
+    }
+}
+
+/* As a server does near the wrap-around of its transaction numbers: only the COMMIT counts. */
+static void a_warning_beside_the_first_lock_keeps_nobody_out(void **state)
+{
+    (void)state;
+    struct database database;
+    database_make(&database);
+    struct log_fixture first;
+    log_fixture_open(&first, database.url);
+    log_fixture_close(&first);
+    server_sql(database.name,
+               "CREATE FUNCTION warn() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN"
+               " RAISE WARNING 'must be vacuumed'; RETURN true; END $$;"
+               "ALTER TABLE cluster RENAME TO cluster_table;"
+               "CREATE VIEW cluster AS SELECT * FROM cluster_table WHERE warn()");
+    struct log_fixture fixture;
+    struct sql_config config = {.url = database.url, .tables_prefix = ""};
+    log_fixture_start(&fixture, &config);
+    pump_for(&fixture, 5000);
+    assert_true(fixture.is_opened);
+    assert_int_equal(fixture.opened, ERR_OK);
+    log_fixture_close(&fixture);
+}
+
+/* Goal: a look that sees half of a creation is not believed before the lock was taken. */
+static void half_a_schema_is_refused_only_under_the_lock(void **state)
+{
+    (void)state;
+    struct database database;
+    database_make(&database);
+    PGconn *creator = PQconnectdb(database.url);
+    PQclear(PQexec(creator, "BEGIN; SELECT pg_advisory_xact_lock(7236851938475640)"));
+    server_sql(database.name, "CREATE TABLE entry (seq int8)");
+    struct log_fixture fixture;
+    struct sql_config config = {.url = database.url, .tables_prefix = ""};
+    log_fixture_start(&fixture, &config);
+    pump_for(&fixture, 500);
+    assert_false(fixture.is_opened);
+    PQclear(PQexec(creator, "DROP TABLE entry; COMMIT"));
+    PQfinish(creator);
+    pump_for(&fixture, 5000);
+    assert_true(fixture.is_opened);
+    assert_int_equal(fixture.opened, ERR_OK);
+    log_fixture_close(&fixture);
+}
+
+/* The queue of notifications is full for somebody's idle listener: appends go on without. */
+static void a_full_queue_of_notifications_does_not_fail_locked_appends(void **state)
+{
+    (void)state;
+    struct database database;
+    database_make(&database);
+    struct log_fixture fixture;
+    log_fixture_open(&fixture, database.url);
+    struct sql_conformance conformance;
+    struct conf_world world;
+    world_open(&world, &fixture, &conformance);
+    server_sql(database.name,
+               "CREATE SEQUENCE tries;"
+               "CREATE FUNCTION full_once() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+               " IF nextval('tries') = 1 THEN RAISE EXCEPTION 'full' USING ERRCODE = '54000';"
+               " END IF; RETURN NULL; END $$;"
+               "CREATE CONSTRAINT TRIGGER full_once AFTER INSERT ON kv DEFERRABLE INITIALLY"
+               " DEFERRED FOR EACH ROW EXECUTE FUNCTION full_once()");
+    struct arena arena;
+    arena_init(&arena, 1 << 20);
+    enum sql_outcome outcomes[2];
+    for (uint32_t i = 0; i < 2; i++) {
+        struct sql_lock lock = {
+            .tail = {.entries_max = 10, .bytes_max = 1 << 20, .arena = &arena}};
+        assert_int_equal(conf_lock(&world, fixture.log, &lock), ERR_OK);
+        struct conf_batch batch;
+        conf_batch_init(&world, &batch);
+        conf_batch_put(&world, &batch, "k", 10, false);
+        conf_batch_seal(&world, &batch);
+        batch.append.locked = true;
+        outcomes[i] = conf_batch_append(&world, fixture.log, &batch);
+        conf_batch_fini(&batch);
+    }
+    assert_int_equal(outcomes[0], SQL_REFUSED);
+    assert_int_equal(outcomes[1], SQL_COMMITTED);
+    log_fixture_wait_ms(&fixture, 200);
+    assert_int_equal(fixture.hint, 0); /* It was not even tried. */
+    arena_fini(&arena);
+    conf_world_fini(&world);
+    log_fixture_close(&fixture);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -694,6 +820,10 @@ int main(void)
         cmocka_unit_test(tables_that_vanish_are_lost_history),
         cmocka_unit_test(a_statement_that_does_not_fit_is_prepared_again),
         cmocka_unit_test(a_warning_beside_a_commit_is_doubt),
+        cmocka_unit_test(a_warning_beside_a_lost_append_changes_nothing),
+        cmocka_unit_test(a_warning_beside_the_first_lock_keeps_nobody_out),
+        cmocka_unit_test(half_a_schema_is_refused_only_under_the_lock),
+        cmocka_unit_test(a_full_queue_of_notifications_does_not_fail_locked_appends),
         cmocka_unit_test(an_error_at_the_commit_is_a_refusal),
         cmocka_unit_test(the_host_that_answers_is_found),
         cmocka_unit_test(upkeep_tells_how_old_the_oldest_snapshot_is),
