@@ -41,6 +41,7 @@ MACHINE = re.compile(r"(?<![\w.$}])/(?:home|root|Users|work)/\w")
 MUTEX = re.compile(r"\b(?:pthread_(?:mutex|rwlock|cond|spin)|uv_(?:mutex|rwlock|cond|sem_)|mtx_)")
 NO_CODE = re.compile(r'"(?:\\.|[^"\\])*"|\'(?:\\.|[^\'\\])*\'|/\*.*?\*/|//.*')
 BLOCK = re.compile(r"(?:\)|\belse|\bdo|:|^)\s*$")
+METRIC = re.compile(r"(METRIC|HISTOGRAM)\((\w+),")
 INCLUDE = re.compile(r'\s*#\s*include\s*([<"])([^>"]+)[>"]')
 
 
@@ -141,14 +142,27 @@ def check_tree(root):
                 count += 1
                 for number, rule, text in check_file(root, path):
                     yield path.relative_to(root), number, rule, text
+    yield from unset_metrics(root)
     if count == 0:
         yield root, 0, "empty", "no file was found"
+
+
+def unset_metrics(root):
+    """A metric that nobody counts would stand in /metrics as a lasting 0."""
+    table = root / "src" / "core" / "metrics.def"
+    if not table.exists():
+        return
+    code = "\n".join(path.read_text() for path in sorted((root / "src").glob("*/*.c")))
+    for number, line in enumerate(table.read_text().splitlines(), 1):
+        match = METRIC.match(line)
+        if match and not re.search(rf"\b{match[1]}_{match[2]}\b", code):
+            yield table.relative_to(root), number, "metric", f"nobody sets {match[2]}"
 
 
 def show_canaries():
     """tests/canary/tidy/<rule>/ is a small tree that breaks just that rule."""
     wanted = {"arrow", "library", "nesting", "proto", "mutex", "headline", "function", "file",
-              "line", "word", "path"}
+              "line", "word", "path", "metric"}
     missed = 0
     with tempfile.TemporaryDirectory() as made:
         made = pathlib.Path(made)

@@ -1,0 +1,5 @@
+/* A canary. */
+int count(void)
+{
+    return METRIC_counted_total;
+}
