@@ -65,6 +65,8 @@ void store_answer_now(struct store_request *request);
 void store_answers_flush(struct store *store);
 /* Queue in order; no admission: for store's own requests too. */
 void store_enqueue(struct store *store, struct store_request *request);
+/* |request| waits on, but only as long as its client does: LIMIT_REQUEST_TIMEOUT_MS is no bound. */
+void store_rearm_own(struct store *store, struct store_request *request);
 
 /* ---- evaluation (eval.c, txn.c, range.c) ---------------------------------------------------- */
 
