@@ -45,7 +45,7 @@ enum {
     LIMIT_KEEPALIVES_PENDING = 4096,        /* Renewals of one stream; then its input waits. */
     LIMIT_WATCHERS_PER_STREAM = 1024 * 1024,
     LIMIT_WATCH_FRAGMENT_SIZE = 2 * 1024 * 1024, /* Bytes; etcd's request max + 512 KiB. */
-    LIMIT_WATCH_RUN_EVENTS = 4096,           /* New events matched before they are handed out, ... */
+    LIMIT_WATCH_RUN_EVENTS = 4096,           /* New events matched until they are handed out, ... */
     LIMIT_WATCH_RUN_BYTES = 16 * 1024 * 1024, /* ... and bytes of them; whole revisions always. */
     LIMIT_WATCH_CATCHUP_EVENTS = 16384,      /* Old events read for catch-ups in one turn, ... */
     LIMIT_WATCH_CATCHUP_REVS = 1000,         /* ... revisions in one response, as in etcd, ... */

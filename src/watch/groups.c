@@ -88,11 +88,11 @@ bool watch_group_holds(const struct watch_group *group, struct slice key)
            (range->open || slice_compare(key, range->end) < 0);
 }
 
-static void group_add(struct watch_hub *hub, struct watch_group *group,
-                      const struct cache_version *version)
+static enum watch_match group_add(struct watch_hub *hub, struct watch_group *group,
+                                  const struct cache_version *version)
 {
     if (list_is_empty(&group->synced)) {
-        return;
+        return WATCH_MATCH_NONE;
     }
     if (!group->touched) {
         ASSERT(group->run_count == 0);
@@ -105,19 +105,24 @@ static void group_add(struct watch_hub *hub, struct watch_group *group,
         group->run = mem_realloc(group->run, group->run_room * sizeof(struct cache_version *));
     }
     group->run[group->run_count++] = version;
+    return group->prev_count > 0 ? WATCH_MATCH_PREV : WATCH_MATCH;
 }
 
-void watch_groups_match(struct watch_hub *hub, const struct cache_version *version)
+enum watch_match watch_groups_match(struct watch_hub *hub, const struct cache_version *version)
 {
     ASSERT(version != NULL);
+    enum watch_match best = WATCH_MATCH_NONE;
     struct slice key = cache_version_key(version);
     struct watch_group *exact = NULL;
     HASH_FIND(hh, hub->exact, key.data, key.size, exact);
     if (exact != NULL) {
-        group_add(hub, exact, version);
+        best = group_add(hub, exact, version);
     }
     struct interval_node *node = interval_first(&hub->ranges, key);
     for (; node != NULL; node = interval_next(node, key)) {
-        group_add(hub, CONTAINER_OF(node, struct watch_group, node), version);
+        enum watch_match match =
+            group_add(hub, CONTAINER_OF(node, struct watch_group, node), version);
+        best = match > best ? match : best;
     }
+    return best;
 }

@@ -209,6 +209,16 @@ static void cancel_all(struct watch_hub *hub, const struct cache_info *info)
     }
 }
 
+/* What an event takes in a response, about. */
+static size_t event_size(const struct cache_snapshot *snapshot, const struct cache_version *version,
+                         bool want_prev)
+{
+    ASSERT(version != NULL);
+    const struct cache_version *prev = want_prev ? cache_event_prev(snapshot, version) : NULL;
+    return cache_version_encoded(version).size +
+           (prev != NULL ? cache_version_encoded(prev).size : 0);
+}
+
 static void walk(struct watch_hub *hub, const struct cache_snapshot *snapshot)
 {
     const struct cache_info *info = cache_snapshot_info(snapshot);
@@ -220,16 +230,22 @@ static void walk(struct watch_hub *hub, const struct cache_snapshot *snapshot)
         cancel_all(hub, info);
     }
     uint32_t matched = 0;
+    size_t bytes = 0;
     int64_t rev = 0;
     for (; hub->next_event < info->event_end; hub->next_event++) {
         const struct cache_version *version = cache_event(snapshot, hub->next_event);
         ASSERT(version != NULL);
-        if (matched >= LIMIT_WATCH_RUN_EVENTS && cache_version_mod_rev(version) != rev) {
+        bool is_full = matched >= LIMIT_WATCH_RUN_EVENTS || bytes >= LIMIT_WATCH_RUN_BYTES;
+        if (is_full && cache_version_mod_rev(version) != rev) {
             hand_out(hub, snapshot);
             matched = 0;
+            bytes = 0;
         }
         rev = cache_version_mod_rev(version);
-        watch_groups_match(hub, version);
+        enum watch_match match = watch_groups_match(hub, version);
+        if (match != WATCH_MATCH_NONE) {
+            bytes += event_size(snapshot, version, match == WATCH_MATCH_PREV);
+        }
         matched++;
     }
     hand_out(hub, snapshot);
@@ -267,7 +283,7 @@ static struct slice_end catch_up_read(struct watcher *watcher,
             continue;
         }
         revs += new_rev;
-        bytes += cache_version_encoded(version).size;
+        bytes += event_size(snapshot, version, watcher->want_prev);
         watch_hub_room(hub, end.count + 1);
         hub->versions[end.count++] = version;
     }

@@ -105,8 +105,10 @@ struct watch_hub {
 /* groups.c */
 struct watch_group *watch_group_join(struct watch_hub *hub, const struct cache_range *range);
 void watch_group_leave(struct watch_hub *hub, struct watch_group *group);
-/* Add |version| to the run of every group with synced watchers that it matches. */
-void watch_groups_match(struct watch_hub *hub, const struct cache_version *version);
+/* Add |version| to the run of every group with synced watchers that it matches. Tells whether there
+ * is one, and whether one of its watchers wants what was there before. */
+enum watch_match { WATCH_MATCH_NONE, WATCH_MATCH, WATCH_MATCH_PREV };
+enum watch_match watch_groups_match(struct watch_hub *hub, const struct cache_version *version);
 bool watch_group_holds(const struct watch_group *group, struct slice key);
 
 /* watcher.c */

@@ -531,6 +531,74 @@ static void prev_kv_is_what_stood_one_revision_earlier(void **state)
     world_fini(&world);
 }
 
+/* What a watcher of large values was given. */
+struct sizes {
+    size_t max; /* Of one response. */
+    uint32_t count;
+    int64_t rev;
+};
+
+static bool measure_events(void *owner, int64_t watch_id, const struct watch_events *events)
+{
+    struct sizes *sizes = owner;
+    (void)watch_id;
+    size_t size = 0;
+    for (uint32_t i = 0; i < events->count; i++) {
+        assert_true(cache_version_mod_rev(events->versions[i]) > sizes->rev);
+        sizes->rev = cache_version_mod_rev(events->versions[i]);
+        size += cache_version_encoded(events->versions[i]).size;
+        size += cache_version_encoded(events->prevs[i]).size;
+    }
+    sizes->count += events->count;
+    sizes->max = size > sizes->max ? size : sizes->max;
+    return true;
+}
+
+/* A hub that stood still, or a watcher that is behind: responses are cut by bytes, prevs among
+ * them, since a delete is small and what it deleted is not. */
+static void large_previous_values_cut_responses(void **state)
+{
+    (void)state;
+    enum { PAIRS = 40, VALUE = 1024 * 1024 };
+    static const struct watch_sink measuring = {measure_events, on_compacted, on_progress};
+    static struct world world;
+    struct sizes live = {0};
+    struct sizes late = {0};
+    world_init(&world, 1);
+    struct watch_stream *stream = watch_stream_open(world.hub, &measuring, &live);
+    struct watch_create create = {.key = SLICE_LIT("k"), .prev_kv = true, .no_put = true};
+    int64_t id = 0;
+    assert_int_equal(watch_stream_create(stream, &create, 0, &id), WATCH_OK);
+    uint8_t *value = mem_alloc(VALUE);
+    struct cache_edit *edit = cache_edit_begin(world.cache);
+    for (int64_t rev = 2; rev < 2 + 2 * PAIRS; rev += 2) {
+        const struct cache_row put = {.revision = rev,
+                                      .key = SLICE_LIT("k"),
+                                      .value = slice_of(value, VALUE),
+                                      .create_rev = rev,
+                                      .version = 1};
+        const struct cache_row del = {
+            .revision = rev + 1, .key = SLICE_LIT("k"), .is_delete = true};
+        assert_non_null(cache_edit_apply(edit, &put));
+        assert_non_null(cache_edit_apply(edit, &del));
+    }
+    cache_edit_publish(edit);
+    (void)watch_hub_turn(world.hub, 0);
+    assert_int_equal(live.count, PAIRS);
+    assert_in_range(live.max, 2 * VALUE, LIMIT_WATCH_RUN_BYTES + 2 * VALUE);
+    struct watch_stream *behind = watch_stream_open(world.hub, &measuring, &late);
+    create.start_rev = 2;
+    assert_int_equal(watch_stream_create(behind, &create, 0, &id), WATCH_OK);
+    while (watch_hub_turn(world.hub, 0)) {
+    }
+    assert_int_equal(late.count, PAIRS);
+    assert_in_range(late.max, VALUE, LIMIT_WATCH_CATCHUP_BYTES + 2 * VALUE);
+    watch_stream_close(behind);
+    watch_stream_close(stream);
+    mem_free(value);
+    world_fini(&world);
+}
+
 static bool count_events(void *owner, int64_t watch_id, const struct watch_events *events)
 {
     uint32_t *count = owner;
@@ -584,6 +652,7 @@ int main(void)
         cmocka_unit_test(silent_watchers_hear_progress),
         cmocka_unit_test(a_compacted_watcher_keeps_its_id),
         cmocka_unit_test(prev_kv_is_what_stood_one_revision_earlier),
+        cmocka_unit_test(large_previous_values_cut_responses),
         cmocka_unit_test(catching_up_never_cuts_a_revision),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
