@@ -113,7 +113,7 @@ static uint32_t open_with_header(struct client *client, struct client_call *call
         struct client_call *call = &calls[count++];
         client_call(client, call, "/t.T/Pause", headers);
         client_unary(client, &echo, "/t.T/Meta", SLICE_EMPTY); /* It came behind that one. */
-        bool is_refused = echo.grpc_status != 0;
+        bool is_refused = echo.grpc_status != 0 || call->is_closed;
         client_call_fini(&echo);
         if (is_refused) {
             break;
@@ -160,7 +160,7 @@ static void metadata_that_is_read_counts_too(void **state)
     served_start(&served, with_small_ceilings);
     client_open(&client, served.port);
     uint32_t count = open_with_header(&client, calls, "token");
-    assert_in_range(count, 15, 21);
+    assert_in_range(count, 15, 25); /* 20 fit; the next one may be gone before its echo comes. */
     for (uint32_t i = 0; i < count; i++) {
         client_call_fini(&calls[i]);
     }
