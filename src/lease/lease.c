@@ -15,7 +15,9 @@
 #include "core/hash.h"
 #include "core/mem.h"
 
-enum { NO_SLOT = UINT32_MAX, TABLE_ROOM_MIN = 64 };
+#define NO_SLOT UINT32_MAX
+
+enum { TABLE_ROOM_MIN = 64 };
 
 struct slot {
     int64_t id;
@@ -298,36 +300,69 @@ int64_t lease_table_remaining_s(const struct lease_table *table, int64_t id, uin
     return passed_s >= (uint64_t)slot->ttl_s ? 0 : slot->ttl_s - (int64_t)passed_s;
 }
 
+/* ---- what is due ---------------------------------------------------------------------------- */
+
+/* Places of the heap that are not taken, but their parents are: a heap by expiry itself. */
+struct open_places {
+    uint32_t items[LEASE_DUE_MAX + 1];
+    uint32_t count;
+};
+
+static void open_add(const struct lease_table *table, struct open_places *open, uint32_t place)
+{
+    ASSERT(open->count < ARRAY_COUNT(open->items));
+    uint64_t due = heap_due(table, place);
+    uint32_t at = open->count++;
+    while (at > 0 && heap_due(table, open->items[(at - 1) / 2]) > due) {
+        open->items[at] = open->items[(at - 1) / 2];
+        at = (at - 1) / 2;
+    }
+    open->items[at] = place;
+}
+
+static uint32_t open_take(const struct lease_table *table, struct open_places *open)
+{
+    ASSERT(open->count > 0);
+    uint32_t first = open->items[0];
+    uint32_t last = open->items[--open->count];
+    uint32_t at = 0;
+    for (uint32_t child = 1; child < open->count; child = 2 * at + 1) {
+        if (child + 1 < open->count &&
+            heap_due(table, open->items[child + 1]) < heap_due(table, open->items[child])) {
+            child++;
+        }
+        if (heap_due(table, open->items[child]) >= heap_due(table, last)) {
+            break;
+        }
+        open->items[at] = open->items[child];
+        at = child;
+    }
+    open->items[at] = last;
+    return first;
+}
+
 uint32_t lease_table_due(const struct lease_table *table, uint64_t now_ns, struct lease_due *due,
                          uint32_t max)
 {
     if (!table->was_read || now_ns < table->read_ns || now_ns - table->read_ns > table->gap_ns) {
         return 0;
     }
-    /* Places whose parents were taken, not taken themselves: the next earliest is among them. */
-    uint32_t open[2 * LEASE_DUE_MAX];
-    uint32_t open_count = 0;
+    struct open_places open = {.count = 0};
     uint32_t count = 0;
     max = max < LEASE_DUE_MAX ? max : LEASE_DUE_MAX;
     if (table->count > 0) {
-        open[open_count++] = 0;
+        open_add(table, &open, 0);
     }
-    while (count < max && open_count > 0) {
-        uint32_t best = 0;
-        for (uint32_t i = 1; i < open_count; i++) {
-            best = heap_due(table, open[i]) < heap_due(table, open[best]) ? i : best;
-        }
-        uint32_t place = open[best];
+    while (count < max && open.count > 0) {
+        uint32_t place = open_take(table, &open);
         const struct slot *slot = &table->slots[table->heap[place]];
         if (slot->due_ns > now_ns) {
             break;
         }
         due[count++] = (struct lease_due){slot->id, slot->grant_seq, slot->counter};
-        open[best] = open[--open_count];
         for (uint32_t child = 2 * place + 1; child <= 2 * place + 2; child++) {
             if (child < table->count) {
-                ASSERT(open_count < ARRAY_COUNT(open));
-                open[open_count++] = child;
+                open_add(table, &open, child);
             }
         }
     }

@@ -41,9 +41,9 @@ struct lease_due {
     uint64_t grant_seq;
     uint64_t counter; /* The last one seen: the expiry is conditional on it. */
 };
-enum { LEASE_DUE_MAX = 256 };
+enum { LEASE_DUE_MAX = 1024 };
 /* Up to |max| leases (LEASE_DUE_MAX at most) whose counter has not moved for TTL + margin, the
- * longest overdue first. None when the last reading is older than the gap. O(max^2). */
+ * longest overdue first. None when the last reading is older than the gap. O(max log max). */
 uint32_t lease_table_due(const struct lease_table *table, uint64_t now_ns, struct lease_due *due,
                          uint32_t max);
 uint32_t lease_table_count(const struct lease_table *table);

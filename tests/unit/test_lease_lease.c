@@ -118,9 +118,36 @@ static void remaining_seconds_are_rounded_down(void **state)
     lease_table_free(leases);
 }
 
+static void many_are_due_at_once_and_told_in_order(void **state)
+{
+    enum { COUNT = 3 * LEASE_DUE_MAX };
+    struct lease_due due[LEASE_DUE_MAX];
+    (void)state;
+    struct lease_table *table = lease_table_new(GAP_NS, MARGIN_NS);
+    for (int64_t i = 0; i < COUNT; i++) { /* 7 and COUNT have no common divisor: a permutation. */
+        int64_t id = 1 + i * 7 % COUNT;
+        lease_table_grant(table, id, 10, 1, (uint64_t)id);
+    }
+    lease_table_reading_begin(table, GAP_NS);
+    lease_table_reading_begin(table, 2 * GAP_NS); /* The first one started all again. */
+    for (int64_t id = 1; id <= COUNT; id++) {
+        lease_table_renewed(table, id, 2, 2 * GAP_NS + (uint64_t)id);
+    }
+    uint64_t now_ns = 2 * GAP_NS;
+    for (uint32_t i = 0; i < 11; i++) {
+        now_ns += GAP_NS;
+        lease_table_reading_begin(table, now_ns);
+    }
+    assert_int_equal(lease_table_due(table, now_ns, due, LEASE_DUE_MAX), LEASE_DUE_MAX);
+    for (int64_t i = 0; i < LEASE_DUE_MAX; i++) {
+        assert_int_equal(due[i].id, i + 1);
+    }
+    lease_table_free(table);
+}
+
 /* ---- against a list ------------------------------------------------------------------------- */
 
-enum { IDS = 300, STEPS = 30000 };
+enum { IDS = 300, STEPS = 30000, DUE_ASKED = 100 };
 
 struct naive {
     bool known;
@@ -138,14 +165,14 @@ static bool naive_is_due(const struct naive *naive, uint64_t now_ns)
 
 static void check_due(const struct lease_table *table, const struct naive *naive, uint64_t now_ns)
 {
-    struct lease_due due[LEASE_DUE_MAX];
-    uint32_t count = lease_table_due(table, now_ns, due, LEASE_DUE_MAX);
+    struct lease_due due[DUE_ASKED];
+    uint32_t count = lease_table_due(table, now_ns, due, DUE_ASKED);
     uint32_t expected = 0;
     uint64_t last_ns = 0;
     for (uint32_t i = 0; i < IDS; i++) {
         expected += naive_is_due(&naive[i], now_ns);
     }
-    assert_int_equal(count, expected < LEASE_DUE_MAX ? expected : LEASE_DUE_MAX);
+    assert_int_equal(count, expected < DUE_ASKED ? expected : DUE_ASKED);
     for (uint32_t i = 0; i < count; i++) {
         const struct naive *one = &naive[due[i].id - 1];
         assert_true(naive_is_due(one, now_ns));
@@ -211,6 +238,7 @@ int main(void)
         cmocka_unit_test(time_counts_only_while_counters_are_read),
         cmocka_unit_test(a_lease_granted_again_is_another_lease),
         cmocka_unit_test(remaining_seconds_are_rounded_down),
+        cmocka_unit_test(many_are_due_at_once_and_told_in_order),
         cmocka_unit_test(the_table_agrees_with_a_list),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
