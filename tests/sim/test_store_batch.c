@@ -21,13 +21,17 @@ struct node {
     struct reclaim reclaim;
     struct fake_log *log;
     struct store *store;
+    struct reclaim_reader reader;
     bool is_ready;
     bool is_stopped;
+    bool may_end; /* on_fatal is expected. */
+    enum err fatal;
 };
 
 struct world {
     struct sched sched;
     struct fake_db db;
+    struct fake_faults faults; /* Of nodes that start. */
     struct node nodes[2];
     struct arena arena;
 };
@@ -51,9 +55,11 @@ static void on_ready(void *arg, enum err err, const char *why)
 
 static void on_fatal(void *arg, enum err err, const char *why)
 {
-    (void)arg;
-    (void)err;
-    fail_msg("fatal: %s", why);
+    struct node *node = arg;
+    node->fatal = err;
+    if (!node->may_end) {
+        fail_msg("fatal: %s", why);
+    }
 }
 
 static void on_stopped(void *arg)
@@ -113,6 +119,7 @@ static void node_start(struct node *node, enum store_transaction_mode mode)
     rng_seed(&node->rng, rng_next(&world->sched.rng));
     reclaim_init(&node->reclaim);
     node->log = fake_log_new(&world->db, on_deliver, node);
+    fake_log_set_faults(node->log, &world->faults);
     struct store_config config = {.log = fake_log_base(node->log),
                                   .timers = &node->timers,
                                   .rng = &node->rng,
@@ -468,6 +475,75 @@ static void another_identity_fences(void **state)
     world_free(world);
 }
 
+/* ---- compactions, members, leases ----------------------------------------------------------- */
+
+static void a_physical_compaction_waits_as_long_as_its_client(void **state)
+{
+    (void)state;
+    for (uint32_t patient = 0; patient < 2; patient++) {
+        struct world *world = world_new(1, STORE_AUTO);
+        struct node *node = &world->nodes[0];
+        reclaim_add_reader(&node->reclaim, &node->reader);
+        for (uint32_t i = 0; i < 3; i++) {
+            struct ask put = put_of("k", "v");
+            assert_int_equal(ask_run(node, &put), ERR_OK);
+        }
+        reclaim_reader_hold(&node->reader, 1);
+        reclaim_reader_announce(&node->reader, UINT64_MAX);
+        struct ask ask = {
+            .request = {.kind = STORE_COMPACT, .u.compact = {.revision = 3, .physical = true}}};
+        uint64_t began_ns = world->sched.now_ns;
+        ask.request.deadline_ns = patient == 1 ? UINT64_MAX : began_ns + 20 * NS_PER_S;
+        ask_start(node, &ask);
+        store_turn(node->store);
+        world_run_for(world, 19 * NS_PER_S);
+        assert_false(ask.is_done); /* LIMIT_REQUEST_TIMEOUT_MS is for what is not committed. */
+        world_run_for(world, 30 * NS_PER_S);
+        assert_int_equal(ask.is_done, patient == 0);
+        reclaim_reader_hold(&node->reader, RECLAIM_NO_HOLD);
+        world_run_until(world, &ask.is_done);
+        assert_int_equal(ask.request.err, patient == 1 ? ERR_OK : ERR_TIMEOUT);
+        world_free(world);
+    }
+}
+
+static void who_serves_is_in_the_list_of_members(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < 20; i++) {
+        struct world *world = world_new(1, STORE_AUTO);
+        world->faults.travel_ns = 200 * NS_PER_MS;
+        rng_seed(&world->sched.rng, support_seed() + i);
+        node_start(&world->nodes[1], STORE_AUTO);
+        assert_int_equal(world->db.member_count, 2);
+        world_free(world);
+    }
+}
+
+static void many_leases_end_together_and_never_early(void **state)
+{
+    enum { COUNT = 1000 };
+    (void)state;
+    struct world *world = world_new(1, STORE_AUTO);
+    struct node *node = &world->nodes[0];
+    static struct ask grants[COUNT];
+    memset(grants, 0, sizeof(grants));
+    for (uint32_t i = 0; i < COUNT; i++) {
+        grants[i].request.kind = STORE_LEASE_GRANT;
+        grants[i].request.u.lease.id = i + 1;
+        grants[i].request.u.lease.ttl_s = 4;
+        ask_start(node, &grants[i]);
+    }
+    store_turn(node->store);
+    world_run_until(world, &grants[COUNT - 1].is_done);
+    assert_int_equal(world->db.lease_count, COUNT);
+    world_run_for(world, 4 * NS_PER_S - 10 * NS_PER_MS);
+    assert_int_equal(world->db.lease_count, COUNT);
+    world_run_for(world, 1100 * NS_PER_MS); /* One reading of the counters, and a little. */
+    assert_int_equal(world->db.lease_count, 0);
+    world_free(world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -481,6 +557,9 @@ int main(void)
         cmocka_unit_test(waiting_reads_share_one_probe),
         cmocka_unit_test(a_database_that_is_away_is_said_at_once_and_comes_back),
         cmocka_unit_test(another_identity_fences),
+        cmocka_unit_test(a_physical_compaction_waits_as_long_as_its_client),
+        cmocka_unit_test(who_serves_is_in_the_list_of_members),
+        cmocka_unit_test(many_leases_end_together_and_never_early),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
