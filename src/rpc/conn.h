@@ -66,8 +66,8 @@ struct rpc_io {
 };
 
 /*
- * Bytes held for the calls of one connection. Outlives it for as long as somebody has a reference on
- * a call, because the call's memory does. Loop thread.
+ * Bytes held for the calls of one connection. Outlives it for as long as somebody has a reference
+ * on a call, because the call's memory does. Loop thread.
  */
 struct rpc_held {
     size_t size;

@@ -107,11 +107,21 @@ static void http2_finish_goaway(struct rpc_conn *conn)
         return;
     }
     conn->drain = CONN_DRAINING;
-    timers_disarm(&conn->io->loop.timers, &conn->timer);
+    rpc_conn_arm(conn, LIMIT_GOAWAY_MS * NS_PER_MS);
     int32_t last = nghttp2_session_get_last_proc_stream_id(conn->session);
     http2_check(
         nghttp2_submit_goaway(conn->session, NGHTTP2_FLAG_NONE, last, NGHTTP2_NO_ERROR, NULL, 0));
     rpc_conn_touch(conn);
+}
+
+/* Calls whose message has not even begun would last as long as the grace period. */
+static void http2_fail_silent(struct rpc_conn *conn)
+{
+    for (struct rpc_call *call = conn->calls; call != NULL; call = call->conn_next) {
+        if (!call->has_message && rpc_frame_is_between(&call->frame)) {
+            rpc_fail_err(call, ERR_STOPPED); /* No-op if it has ended. */
+        }
+    }
 }
 
 static void http2_on_ping(struct rpc_conn *conn, const nghttp2_ping *ping)
@@ -434,8 +444,12 @@ void rpc_http2_drain(struct rpc_conn *conn)
 void rpc_http2_on_timer(struct rpc_conn *conn)
 {
     const struct rpc_config *config = conn->io->config;
-    if (conn->drain != CONN_SERVING) {
+    if (conn->drain == CONN_NOTICED) {
         http2_finish_goaway(conn);
+        return;
+    }
+    if (conn->drain == CONN_DRAINING) {
+        http2_fail_silent(conn);
         return;
     }
     uint64_t now_ns = rpc_io_now_ns(conn->io);

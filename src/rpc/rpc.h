@@ -81,8 +81,8 @@ const void *rpc_call_connection(const struct rpc_call *call);
 struct arena *rpc_call_arena(struct rpc_call *call);
 /* One pointer for the handler, NULL at first. */
 void **rpc_call_user(struct rpc_call *call);
-/* Value of a request header that rpc_config.metadata names, borrowed for the call's life; of several
- * the first one. Empty if absent. */
+/* Value of a request header that rpc_config.metadata names, borrowed for the call's life; of
+ * several the first one. Empty if absent. */
 struct slice rpc_call_metadata(const struct rpc_call *call, const char *name);
 /* Absolute, monotonic (the loop's clock); UINT64_MAX without grpc-timeout. */
 uint64_t rpc_call_deadline_ns(const struct rpc_call *call);
@@ -166,8 +166,9 @@ struct rpc_config {
     /* Runs on each io thread before it serves, and after it has stopped. May be NULL. */
     void (*thread_start)(uint32_t thread, struct loop *loop, void *arg);
     void (*thread_stop)(uint32_t thread, struct loop *loop, void *arg);
-    /* On each io thread when it begins to drain: end streams, with rpc_fail_err(ERR_STOPPED). New
-     * streams are refused by rpc from then on; new unary calls still come. May be NULL. */
+    /* On each io thread when it begins to drain: end streams, with rpc_fail_err(ERR_STOPPED); rpc
+     * does so to those that are left, and to unary calls whose message does not come. New streams
+     * are refused by rpc from then on; new unary calls still come. May be NULL. */
     void (*on_drain)(uint32_t thread, struct loop *loop, void *arg);
     void *thread_arg;
 };

@@ -151,6 +151,12 @@ static void io_on_stop(struct loop_post *post)
     if (config->on_drain != NULL) {
         config->on_drain(io->index, &io->loop, config->thread_arg);
     }
+    /* Those that handlers do not know yet. */
+    for (struct rpc_call *call = io->calls; call != NULL; call = call->next) {
+        if (call->method != NULL && call->method->kind != RPC_UNARY) {
+            rpc_fail_err(call, ERR_STOPPED); /* No-op if it has ended. */
+        }
+    }
     rpc_io_check_end(io);
 }
 

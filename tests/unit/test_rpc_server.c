@@ -295,6 +295,36 @@ static void draining_lets_calls_finish_and_ends_streams(void **state)
     client_call_fini(&quiet);
 }
 
+/* Headers alone: handlers know nothing of these calls, so nobody else can end them. */
+static void calls_without_a_message_do_not_hold_up_the_end(void **state)
+{
+    (void)state;
+    static const char *const paths[] = {"/t.T/Stream", "/t.T/Bidi", "/t.T/Echo"};
+    struct served_server served;
+    served_start(&served, NULL);
+    struct client client;
+    struct client_call calls[ARRAY_COUNT(paths)];
+    struct client_call echo;
+    client_open(&client, served.port);
+    for (size_t i = 0; i < ARRAY_COUNT(paths); i++) {
+        client_call(&client, &calls[i], paths[i], NULL);
+    }
+    client_unary(&client, &echo, "/t.T/Echo", SLICE_LIT("x")); /* Came behind those. */
+    uint64_t start_ns = now_ns();
+    rpc_server_stop(served.server, 20 * NS_PER_S);
+    client_until(&client, client.is_ended);
+    for (size_t i = 0; i < ARRAY_COUNT(paths); i++) {
+        assert_true(calls[i].is_closed);
+        assert_int_equal(calls[i].grpc_status, 14);
+        client_call_fini(&calls[i]);
+    }
+    rpc_server_join(served.server);
+    assert_true(now_ns() - start_ns < 5 * NS_PER_S);
+    rpc_server_free(served.server);
+    client_close(&client);
+    client_call_fini(&echo);
+}
+
 static void a_client_that_never_answers_does_not_hold_up_the_end(void **state)
 {
     (void)state;
@@ -384,6 +414,7 @@ int main(void)
         cmocka_unit_test(a_silent_peer_is_pinged_and_a_dead_one_dropped),
         cmocka_unit_test(an_idle_server_stops_within_milliseconds),
         cmocka_unit_test(draining_lets_calls_finish_and_ends_streams),
+        cmocka_unit_test(calls_without_a_message_do_not_hold_up_the_end),
         cmocka_unit_test(a_client_that_never_answers_does_not_hold_up_the_end),
         cmocka_unit_test(the_grace_period_ends_what_hangs),
         cmocka_unit_test(garbage_ends_only_its_own_connection),
