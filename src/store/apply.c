@@ -28,6 +28,18 @@ void store_fatal(struct store *store, enum err err, const char *why)
     }
 }
 
+bool store_read_was_fatal(struct store *store, enum err err)
+{
+    ASSERT(store_is_sound(store));
+    if ((err != ERR_CHAIN_BROKEN && err != ERR_HISTORY_LOST) || !store_is_loaded(store)) {
+        return false;
+    }
+    store_fatal(store, err,
+                err == ERR_CHAIN_BROKEN ? "the log holds an entry that cannot be read"
+                                        : "the log's own tables or rows are gone");
+    return true;
+}
+
 static enum apply_result entry_broken(struct store *store, const struct sql_entry *entry,
                                       const char *what)
 {

@@ -427,6 +427,7 @@ static void locked(struct sql_lock *lock)
     } else {
         store_health_end(store, true);
     }
+    (void)store_read_was_fatal(store, lock->err);
     if (lock->err != ERR_OK) {
         store_batch_pause(store);
         return;

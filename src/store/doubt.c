@@ -73,6 +73,9 @@ static void judged(struct sql_verdict *verdict)
     struct store *store = CONTAINER_OF(batch, struct store, batch);
     ASSERT(sm_is(&batch->sm, BATCH_JUDGING));
     store_health_end(store, verdict->err != ERR_NO_LEADER);
+    if (store_read_was_fatal(store, verdict->err)) {
+        return; /* Who asked is told at the deadline that nothing is known. */
+    }
     if (verdict->err != ERR_OK) {
         store_batch_doubt(store);
         return;

@@ -202,6 +202,8 @@ void store_apply_own(struct store *store);
 bool store_head_check(struct store *store, const struct sql_head *head, uint64_t seq,
                       const struct hash128 *chain);
 void store_fatal(struct store *store, enum err err, const char *why);
+/* True, and on_fatal was called, if |err| of a read says that the log is broken or not ours. */
+bool store_read_was_fatal(struct store *store, enum err err);
 
 /* ---- tail.c --------------------------------------------------------------------------------- */
 

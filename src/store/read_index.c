@@ -66,7 +66,8 @@ static void probe_done(struct sql_probe *probe)
     store->probe_count++;
     store_count_probe(store, probe->err);
     store_health_end(store, probe->err == ERR_OK);
-    if (probe->err != ERR_OK || !store_is_loaded(store) || store->fatal ||
+    if (store_read_was_fatal(store, probe->err) || probe->err != ERR_OK ||
+        !store_is_loaded(store) || store->fatal ||
         !store_head_check(store, &probe->head, reads->sent_seq, &reads->sent_chain)) {
         return;
     }

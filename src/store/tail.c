@@ -59,6 +59,7 @@ static void tail_done(struct sql_tail *request)
     bool ok = request->err == ERR_OK;
     tail->in_flight = false;
     store_health_end(store, ok);
+    (void)store_read_was_fatal(store, request->err);
     ok = ok && store_is_live(store) &&
          store_head_check(store, &request->head, tail->sent_seq, &tail->sent_chain);
     if (ok) {

@@ -278,7 +278,7 @@ static void op_answer(struct fake_op *op, enum op_answer answer)
     case OP_PROBE:
     case OP_TAIL:
     case OP_VERDICT:
-        answer_read(op, err);
+        answer_read(op, err == ERR_OK ? log->db->read_err : err);
         break;
     case OP_KEEPALIVE:
     case OP_UPKEEP:
@@ -846,6 +846,18 @@ static void log_destroy(struct fake_log *log)
     mem_free(log);
 }
 
+void fake_db_forget_newest(struct fake_db *db)
+{
+    ASSERT(db->entry_count > 0);
+    struct fake_entry *entry = &db->entries[--db->entry_count];
+    for (uint32_t i = 0; i < entry->entry.row_count; i++) {
+        mem_free((void *)(uintptr_t)entry->rows[i].row.key.data);
+        mem_free((void *)(uintptr_t)entry->rows[i].row.value.data);
+    }
+    mem_free(entry->rows);
+    mem_free((void *)(uintptr_t)entry->entry.effects);
+}
+
 /* The events of its logs must not run any more. */
 void fake_db_fini(struct fake_db *db)
 {
@@ -854,14 +866,8 @@ void fake_db_fini(struct fake_db *db)
         db->logs = log->next;
         log_destroy(log);
     }
-    for (uint64_t i = 0; i < db->entry_count; i++) {
-        struct fake_entry *entry = &db->entries[i];
-        for (uint32_t j = 0; j < entry->entry.row_count; j++) {
-            mem_free((void *)(uintptr_t)entry->rows[j].row.key.data);
-            mem_free((void *)(uintptr_t)entry->rows[j].row.value.data);
-        }
-        mem_free(entry->rows);
-        mem_free((void *)(uintptr_t)entry->entry.effects);
+    while (db->entry_count > 0) {
+        fake_db_forget_newest(db);
     }
     mem_free(db->entries);
     mem_free(db->leases);

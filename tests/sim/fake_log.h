@@ -70,6 +70,7 @@ struct fake_db {
     uint64_t locked_until_ns;
     struct fake_op *lock_queue;
     struct fake_log *logs; /* All that are open, for hints. */
+    enum err read_err;     /* What reads of entries and the head answer; ERR_OK: as usual. */
     /* Called when a lease ends by expiry, in front of its removal. NULL: nobody asks. */
     void (*on_expire)(void *arg, const struct fake_lease *lease);
     void *arg;
@@ -79,6 +80,8 @@ void fake_db_init(struct fake_db *db, struct sched *sched);
 void fake_db_fini(struct fake_db *db);
 /* As the statements do, at once: for operators in the world, and for tests. */
 void fake_db_trim(struct fake_db *db, uint64_t entries_below);
+/* As after a restore of an older state. Leases are not restored. */
+void fake_db_forget_newest(struct fake_db *db);
 uint64_t fake_db_purge(struct fake_db *db, int64_t compact_rev, int64_t from_rev, int64_t to_rev);
 void fake_db_head(const struct fake_db *db, struct sql_head *head);
 /* The entry |seq|, or NULL when there is none (trimmed ones are still shown). */
