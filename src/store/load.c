@@ -165,6 +165,31 @@ static enum err entry_rows_check(struct store_load *load, const struct sql_entry
                : load_broken(load, "an entry's rows do not match its hash", entry->seq);
 }
 
+static enum err load_history_lost(struct store_load *load, const char *what, uint64_t seq)
+{
+    (void)load_broken(load, what, seq);
+    return ERR_HISTORY_LOST;
+}
+
+/* A second load: is where we stand part of what is loaded? */
+static enum err entry_history_check(struct store_load *load, const struct sql_entry *entry)
+{
+    ASSERT(load->store->load == load);
+    const struct store *store = load->store;
+    if (load->beside == NULL || store->seq == 0) {
+        return ERR_OK;
+    }
+    struct hash128 hash = entry->chain;
+    if (entry->seq == store->seq + 1) {
+        hash = sql_entry_chain(&store->chain, entry);
+    } else if (entry->seq == store->seq) {
+        hash = store->chain;
+    }
+    return hash128_equal(&hash, &entry->chain)
+               ? ERR_OK
+               : load_history_lost(load, "the log went back behind what was applied", entry->seq);
+}
+
 static enum err entry_check(struct store_load *load, const struct sql_entry *entry)
 {
     ASSERT(load->store->load == load);
@@ -176,6 +201,7 @@ static enum err entry_check(struct store_load *load, const struct sql_entry *ent
     if (load->has_entry && entry->seq != load->entry_seq + 1) {
         return load_broken(load, "an entry is missing", load->entry_seq + 1);
     }
+    TRY(entry_history_check(load, entry));
     if (load->has_entry || entry->seq == 1) {
         struct hash128 hash = sql_entry_chain(&load->entry_chain, entry);
         if (!hash128_equal(&hash, &entry->chain)) {
@@ -219,6 +245,10 @@ static enum err load_end_check(struct store_load *load)
     if (load->entry_seq != head->seq ||
         (head->seq > 0 && !hash128_equal(&load->entry_chain, &head->chain))) {
         return load_broken(load, "the newest entry is not the one that was counted", head->seq);
+    }
+    if (head->seq > 0 && (head->revision < load->last_rev || head->compact_rev > head->revision ||
+                          (head->deleted_below > 0 && head->deleted_below > head->compact_rev))) {
+        return load_broken(load, "the newest entry does not fit the rows", head->seq);
     }
     if (head->seq > 0 && head->revision >= load->base && load->last_rev != head->revision) {
         return load_broken(load, "the newest rows are missing", head->seq);
@@ -377,12 +407,49 @@ static void merge_gap(struct store_load *load, struct cache_edit *edit, uint32_t
     store_vec_fini(&bytes);
 }
 
+static bool version_equal(const struct cache_version *a, const struct cache_version *b)
+{
+    return cache_version_mod_rev(a) == cache_version_mod_rev(b) &&
+           cache_version_sub(a) == cache_version_sub(b) &&
+           cache_version_create_rev(a) == cache_version_create_rev(b) &&
+           cache_version_version(a) == cache_version_version(b) &&
+           cache_version_lease(a) == cache_version_lease(b) &&
+           slice_equal(cache_version_value(a), cache_version_value(b));
+}
+
+/*
+ * Entries between ours and theirs may be gone, rows that still live are not: each row up to our
+ * revision that nothing replaced by then must be what we have for its key.
+ */
+static enum err merge_history_check(struct store_load *load, const struct cache_snapshot *old,
+                                    const struct cache_snapshot *new)
+{
+    ASSERT(load->beside != NULL);
+    const struct cache_range all = {.key = SLICE_LIT("\0"), .open = true};
+    struct cache_walk walk;
+    uint64_t seq = load->store->seq;
+    if (cache_walk_begin(&walk, new, &all, load->had_rev) != ERR_OK) {
+        return load_history_lost(load, "the log ends below a revision that was served", seq);
+    }
+    for (const struct cache_version *v = cache_walk_next(&walk); v != NULL;
+         v = cache_walk_next(&walk)) {
+        const struct cache_version *had = NULL;
+        enum err err = cache_get(old, cache_version_key(v), 0, &had);
+        ASSERT(err == ERR_OK);
+        if (had == NULL || !version_equal(v, had)) {
+            return load_history_lost(load, "the log holds other rows than were applied", seq);
+        }
+    }
+    return ERR_OK;
+}
+
 static enum err merge(struct store_load *load)
 {
     ASSERT(load->store->load == load);
     struct store *store = load->store;
     const struct cache_snapshot *old = cache_snapshot(store->cache);
     const struct cache_snapshot *new = cache_edit_view(load->edit);
+    TRY(merge_history_check(load, old, new));
     struct store_vec lost = lost_keys(load, old, new);
     if (lost.count > 0 && load->had_rev + 1 >= load->load.head.compact_rev) {
         store_vec_fini(&lost);
