@@ -477,10 +477,27 @@ static void lock_fail(struct pg_conn *conn, const struct pg_reply *reply, enum e
     pg_conn_query(conn, "ROLLBACK", lock_on_rolled_back);
 }
 
+/* What was locked proves the server; now for the tail. */
+static void lock_on_proven(struct pg_conn *conn, const struct pg_reply *reply)
+{
+    struct sql_lock *lock = conn->op->request;
+    lock->err = pg_prove(conn, reply);
+    lock->tail.err = lock->err;
+    if (lock->err == ERR_OK) {
+        pg_lock_start(conn, conn->op);
+    } else {
+        pg_conn_finish(conn);
+    }
+}
+
 static void lock_on_tail(struct pg_conn *conn, const struct pg_reply *reply)
 {
     struct sql_lock *lock = conn->op->request;
     enum err err = pg_reply_err(reply);
+    if (err == ERR_OK && pg_is_unproven(conn, reply->rows)) {
+        pg_conn_query(conn, "COMMIT", lock_on_proven);
+        return;
+    }
     if (err == ERR_OK) {
         err = pg_tail_take(conn->log, reply->rows, &lock->tail);
     }

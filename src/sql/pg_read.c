@@ -4,6 +4,7 @@
 #include <stdio.h>
 
 #include "core/log.h"
+#include "core/mem.h"
 
 enum err pg_reply_err(const struct pg_reply *reply)
 {
@@ -184,42 +185,125 @@ enum err pg_tail_take(struct pg_log *log, const PGresult *rows, struct sql_tail 
     return ERR_OK;
 }
 
-static void tail_on_reply(struct pg_conn *conn, const struct pg_reply *reply)
+/* ---- a server that was started again --------------------------------------------------------- */
+
+bool pg_is_unproven(struct pg_conn *conn, const PGresult *rows)
 {
-    struct sql_tail *tail = conn->op->request;
-    tail->err = pg_reply_err(reply);
-    if (tail->err == ERR_OK) {
-        tail->err = pg_tail_take(conn->log, reply->rows, tail);
+    if (!conn->log->pooler || PQntuples(rows) == 0) {
+        return false; /* A session of our own was set up on the server. */
+    }
+    conn->seen_start = pg_get_i64(rows, 0, PG_COL_STARTED);
+    return conn->seen_start != conn->log->proven_start;
+}
+
+enum err pg_prove(struct pg_conn *conn, const struct pg_reply *reply)
+{
+    enum err err = pg_reply_err(reply);
+    bool is_clean = err == ERR_OK && reply->warnings == 0 &&
+                    strcmp(PQcmdStatus((PGresult *)(uintptr_t)reply->rows), "COMMIT") == 0;
+    if (is_clean) {
+        conn->log->proven_start = conn->seen_start;
     } else if (!reply->lost) {
-        pg_conn_report(conn, "tail", reply);
+        pg_conn_drop(conn, "the lock of the cluster row was not committed cleanly");
+    }
+    return err != ERR_OK ? err : is_clean ? ERR_OK : ERR_DATABASE;
+}
+
+/* ---- probe and tail -------------------------------------------------------------------------- */
+
+static void read_send(struct pg_conn *conn, pg_reply_fn *on_reply)
+{
+    if (conn->op->kind == SQL_KIND_TAIL) {
+        pg_put_tail(&conn->params, conn->op->request);
+        pg_conn_execute(conn, PG_STMT_TAIL, on_reply);
+        return;
+    }
+    ASSERT(conn->op->kind == SQL_KIND_PROBE);
+    pg_params_clear(&conn->params);
+    pg_conn_execute(conn, PG_STMT_HEAD, on_reply);
+}
+
+static enum err read_take(struct pg_conn *conn, const PGresult *rows)
+{
+    if (conn->op->kind == SQL_KIND_TAIL) {
+        return pg_tail_take(conn->log, rows, conn->op->request);
+    }
+    struct sql_probe *probe = conn->op->request;
+    return PQntuples(rows) == 1 ? pg_head_take(rows, 0, &probe->head) : ERR_HISTORY_LOST;
+}
+
+static void read_end(struct pg_conn *conn, enum err err)
+{
+    if (conn->op->kind == SQL_KIND_TAIL) {
+        ((struct sql_tail *)conn->op->request)->err = err;
+    } else {
+        ((struct sql_probe *)conn->op->request)->err = err;
     }
     pg_conn_finish(conn);
+}
+
+/* An error inside the transaction that is to prove the server. */
+static void read_fail(struct pg_conn *conn, const struct pg_reply *reply, enum err err)
+{
+    if (!reply->lost) {
+        pg_conn_drop(conn, reply->ok ? "a read under the lock is unusable" : reply->message);
+    }
+    read_end(conn, err);
+}
+
+static void read_on_committed(struct pg_conn *conn, const struct pg_reply *reply)
+{
+    read_end(conn, pg_prove(conn, reply));
+}
+
+static void read_on_locked_rows(struct pg_conn *conn, const struct pg_reply *reply)
+{
+    enum err err = pg_reply_err(reply);
+    if (err == ERR_OK) {
+        err = read_take(conn, reply->rows);
+    }
+    if (err != ERR_OK) {
+        read_fail(conn, reply, err);
+        return;
+    }
+    (void)pg_is_unproven(conn, reply->rows); /* This is the server that commits the lock. */
+    pg_conn_query(conn, "COMMIT", read_on_committed);
+}
+
+static void read_on_locked(struct pg_conn *conn, const struct pg_reply *reply)
+{
+    if (!reply->ok) {
+        read_fail(conn, reply, pg_reply_err(reply));
+        return;
+    }
+    read_send(conn, read_on_locked_rows);
+}
+
+static void read_on_reply(struct pg_conn *conn, const struct pg_reply *reply)
+{
+    enum err err = pg_reply_err(reply);
+    if (err == ERR_OK && pg_is_unproven(conn, reply->rows)) {
+        char *text = pg_begin_text(conn->log, "SELECT 1 FROM ~cluster WHERE id = 1 FOR UPDATE");
+        pg_conn_query(conn, text, read_on_locked); /* Once more, under a lock. */
+        mem_free(text);
+        return;
+    }
+    if (err == ERR_OK) {
+        err = read_take(conn, reply->rows);
+    } else if (!reply->lost) {
+        pg_conn_report(conn, sql_kind_name(conn->op->kind), reply);
+    }
+    read_end(conn, err);
 }
 
 void pg_tail_start(struct pg_conn *conn, struct pg_op *op)
 {
-    pg_put_tail(&conn->params, op->request);
-    pg_conn_execute(conn, PG_STMT_TAIL, tail_on_reply);
-}
-
-/* ---- probe ---------------------------------------------------------------------------------- */
-
-static void probe_on_reply(struct pg_conn *conn, const struct pg_reply *reply)
-{
-    struct sql_probe *probe = conn->op->request;
-    probe->err = pg_reply_err(reply);
-    if (probe->err == ERR_OK) {
-        bool has_row = PQntuples(reply->rows) == 1;
-        probe->err = has_row ? pg_head_take(reply->rows, 0, &probe->head) : ERR_HISTORY_LOST;
-    } else if (!reply->lost) {
-        pg_conn_report(conn, "probe", reply);
-    }
-    pg_conn_finish(conn);
+    (void)op;
+    read_send(conn, read_on_reply);
 }
 
 void pg_probe_start(struct pg_conn *conn, struct pg_op *op)
 {
     (void)op;
-    pg_params_clear(&conn->params);
-    pg_conn_execute(conn, PG_STMT_HEAD, probe_on_reply);
+    read_send(conn, read_on_reply);
 }

@@ -67,11 +67,13 @@ const char *const pg_identity_poor =
 #define APPEND_EXPIRED_ALL \
     "1 / CASE WHEN (SELECT count(*) FROM lx) = cardinality($34) THEN 1 ELSE 0 END"
 
-/* One row: kind, nine integers, four byte strings, two texts. */
+/* One row: kind, nine integers, four byte strings, two texts. The eighth integer tells one run of
+ * the server from the next. */
 #define HEAD                                                                         \
     "SELECT 0::int8 AS kind, n.seq AS a, n.last_rev AS b, n.compact_rev AS c,"       \
     " c.deleted_below AS d, c.schema_version AS e, c.epoch AS f, c.cluster_id AS g," \
-    " NULL::int8 AS h, NULL::int8 AS i, n.chain AS w, c.era AS x, NULL::bytea AS y," \
+    " (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::int8 AS h,"        \
+    " NULL::int8 AS i, n.chain AS w, c.era AS x, NULL::bytea AS y,"                  \
     " NULL::bytea AS z, c.identity AS t, ^ AS u FROM ~cluster c LEFT JOIN " NEWEST(  \
         "seq, last_rev, compact_rev, chain") " n ON true WHERE c.id = 1"
 #define ENTRY_AS_COLUMNS                                                                \

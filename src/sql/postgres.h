@@ -92,6 +92,7 @@ extern const char *const pg_identity_poor;
 
 /* Columns that heads, entries and rows share in one answer. */
 enum { PG_COL_KIND = 0, PG_COL_A = 1, PG_COL_W = 10, PG_COL_T = 14, PG_COL_U = 15 };
+enum { PG_COL_STARTED = PG_COL_A + 7 }; /* Of a head: when the server was started. */
 enum { PG_KIND_HEAD = 0, PG_KIND_ENTRY = 1, PG_KIND_ROW = 2, PG_KIND_WRITER = 3 };
 
 /* ---- connections ---------------------------------------------------------------------------- */
@@ -194,9 +195,10 @@ struct pg_conn {
 
     struct pg_op *op; /* Owns the connection while BUSY. */
     struct pg_op *queue;
-    bool locked;       /* READY inside the transaction that a lock opened. */
-    uint32_t step;     /* Of the op or the setup. */
-    enum err down_err; /* What requests get while it is down. */
+    bool locked;        /* READY inside the transaction that a lock opened. */
+    uint32_t step;      /* Of the op or the setup. */
+    int64_t seen_start; /* Of the server, in the transaction that is to prove it. */
+    enum err down_err;  /* What requests get while it is down. */
     char last_error[256];
     uint64_t quiet_until_ns;
     uint32_t lines; /* Logged since. */
@@ -231,6 +233,7 @@ struct pg_log {
     char *texts[PG_STMT_COUNT];
     bool identity_is_poor;
     char identity[SQL_IDENTITY_SIZE]; /* Reported by all live connections; "" none yet. */
+    int64_t proven_start; /* Behind a pooler: the run of the server that committed a lock. */
     struct rng rng;
 
     bool is_open;        /* |opened| was called, with ERR_OK. */
@@ -333,6 +336,13 @@ MUST_CHECK enum err pg_row_take(const PGresult *rows, int row, struct arena *are
                                 struct sql_row *taken);
 MUST_CHECK enum err pg_tail_take(struct pg_log *log, const PGresult *rows, struct sql_tail *tail);
 void pg_put_tail(struct pg_params *params, const struct sql_tail *tail);
+/* A pooler's sessions outlive the server, and a server that was started again shows what it has
+ * not yet replicated. True when no lock was committed on the server that gave |rows|, whose first
+ * is a head: they must not be used. Notes the server for pg_prove. */
+bool pg_is_unproven(struct pg_conn *conn, const PGresult *rows);
+/* The answer to the COMMIT of a lock of the cluster row: ERR_OK when it is clean, and the server
+ * that was noted is proven; else the session is dropped. */
+MUST_CHECK enum err pg_prove(struct pg_conn *conn, const struct pg_reply *reply);
 void pg_put_fence(struct pg_params *params, const struct sql_fence *fence);
 
 #endif

@@ -188,6 +188,91 @@ static void behind_a_pooler_it_does_the_same(void **state)
     log_fixture_close(&fixture);
 }
 
+struct held_read {
+    struct sql_probe probe;
+    struct sql_tail tail;
+    bool done;
+};
+
+static void held_on_probe(struct sql_probe *probe)
+{
+    CONTAINER_OF(probe, struct held_read, probe)->done = true;
+}
+
+static void held_on_tail(struct sql_tail *tail)
+{
+    CONTAINER_OF(tail, struct held_read, tail)->done = true;
+}
+
+/*
+ * Goal: behind a pooler, what a restarted server says is used after a committed lock only.
+ * Method: the server's start is what a table says. Reads meet a row lock exactly when it changed.
+ */
+static void behind_a_pooler_a_restarted_server_is_locked_first(void **state)
+{
+    (void)state;
+    struct database database;
+    database_make(&database);
+    char text[128];
+    (void)snprintf(text, sizeof(text), "ALTER DATABASE %s SET search_path = public, pg_catalog",
+                   database.name);
+    server_sql(database.name, text);
+    server_sql(database.name, "CREATE TABLE started (at timestamptz); INSERT INTO started VALUES"
+                              " ('2001-01-01'); CREATE FUNCTION public.pg_postmaster_start_time()"
+                              " RETURNS timestamptz LANGUAGE sql AS 'SELECT at FROM started'");
+    struct log_fixture fixture;
+    struct sql_config config = {.url = database.url, .pooler = true};
+    log_fixture_start(&fixture, &config);
+    while (!fixture.is_opened) {
+        log_fixture_pump(&fixture);
+    }
+    struct sql_conformance conformance;
+    struct conf_world world;
+    world_open(&world, &fixture, &conformance);
+    assert_int_equal(world_put(&world, fixture.log, 2, 10), SQL_COMMITTED);
+    struct arena arena;
+    arena_init(&arena, 1 << 20);
+    for (uint32_t kind = 0; kind < 2; kind++) {
+        for (uint32_t is_new = 0; is_new < 2; is_new++) {
+            server_sql(database.name,
+                       is_new == 0 ? "SELECT 1" : "UPDATE started SET at = at + interval '1 day'");
+            PGconn *holder = PQconnectdb(database.url);
+            PQclear(PQexec(holder, "BEGIN; SELECT 1 FROM cluster FOR UPDATE"));
+            struct held_read held = {
+                .probe = {.done = held_on_probe},
+                .tail = {.entries_max = 9,
+                         .bytes_max = 99999,
+                         .arena = &arena,
+                         .done = held_on_tail},
+            };
+            if (kind == 0) {
+                fixture.log->ops->probe(fixture.log, &held.probe);
+            } else {
+                fixture.log->ops->tail(fixture.log, &held.tail);
+            }
+            log_fixture_wait_ms(&fixture, 500);
+            assert_int_equal(held.done, is_new == 0);
+            PQfinish(holder);
+            while (!held.done) {
+                log_fixture_pump(&fixture);
+            }
+            assert_int_equal(kind == 0 ? held.probe.err : held.tail.err, ERR_OK);
+            assert_int_equal(kind == 0 ? held.probe.head.seq : held.tail.entry_count, 1);
+        }
+    }
+    server_sql(database.name, "UPDATE started SET at = at + interval '1 day'");
+    struct sql_lock lock = {.tail = {.entries_max = 9, .bytes_max = 99999, .arena = &arena}};
+    assert_int_equal(conf_lock(&world, fixture.log, &lock), ERR_OK);
+    assert_int_equal(lock.tail.entry_count, 1);
+    fixture.log->ops->unlock(fixture.log);
+    server_sql(database.name, "BEGIN; SELECT 1 FROM cluster FOR UPDATE; COMMIT");
+    struct sql_head head;
+    assert_int_equal(conf_probe(&world, fixture.log, &head), ERR_OK);
+    arena_fini(&arena);
+    conf_world_fini(&world);
+    log_fixture_close(&fixture);
+}
+
 /* Goal: whoever comes first makes the tables, and all eight come up, every time. */
 static void eight_start_at_once_on_an_empty_database(void **state)
 {
@@ -697,12 +782,11 @@ static void a_warning_beside_a_lost_append_changes_nothing(void **state)
     struct conf_world world;
     world_open(&world, &fixture, &conformance);
     assert_int_equal(world_put(&world, fixture.log, 1, 10), SQL_COMMITTED);
-    server_sql(database.name,
-               "CREATE FUNCTION warn() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
-               " RAISE WARNING 'by the way'; RETURN NULL; END $$;"
-               "CREATE TRIGGER warn AFTER INSERT ON kv"
-               " FOR EACH STATEMENT EXECUTE FUNCTION warn();"
-               "UPDATE cluster SET identity = '1/1'");
+    server_sql(database.name, "CREATE FUNCTION warn() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+                              " RAISE WARNING 'by the way'; RETURN NULL; END $$;"
+                              "CREATE TRIGGER warn AFTER INSERT ON kv"
+                              " FOR EACH STATEMENT EXECUTE FUNCTION warn();"
+                              "UPDATE cluster SET identity = '1/1'");
     assert_int_equal(world_put(&world, fixture.log, 1, 10), SQL_LOST);
     char answer[32];
     server_sql_answer(database.name, "SELECT count(*) FROM kv", answer, sizeof(answer));
@@ -728,11 +812,10 @@ static void a_warning_beside_the_first_lock_keeps_nobody_out(void **state)
     struct log_fixture first;
     log_fixture_open(&first, database.url);
     log_fixture_close(&first);
-    server_sql(database.name,
-               "CREATE FUNCTION warn() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN"
-               " RAISE WARNING 'must be vacuumed'; RETURN true; END $$;"
-               "ALTER TABLE cluster RENAME TO cluster_table;"
-               "CREATE VIEW cluster AS SELECT * FROM cluster_table WHERE warn()");
+    server_sql(database.name, "CREATE FUNCTION warn() RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN"
+                              " RAISE WARNING 'must be vacuumed'; RETURN true; END $$;"
+                              "ALTER TABLE cluster RENAME TO cluster_table;"
+                              "CREATE VIEW cluster AS SELECT * FROM cluster_table WHERE warn()");
     struct log_fixture fixture;
     struct sql_config config = {.url = database.url, .tables_prefix = ""};
     log_fixture_start(&fixture, &config);
@@ -786,8 +869,7 @@ static void a_full_queue_of_notifications_does_not_fail_locked_appends(void **st
     arena_init(&arena, 1 << 20);
     enum sql_outcome outcomes[2];
     for (uint32_t i = 0; i < 2; i++) {
-        struct sql_lock lock = {
-            .tail = {.entries_max = 10, .bytes_max = 1 << 20, .arena = &arena}};
+        struct sql_lock lock = {.tail = {.entries_max = 10, .bytes_max = 1 << 20, .arena = &arena}};
         assert_int_equal(conf_lock(&world, fixture.log, &lock), ERR_OK);
         struct conf_batch batch;
         conf_batch_init(&world, &batch);
@@ -811,6 +893,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(postgres_does_what_every_log_must),
         cmocka_unit_test(behind_a_pooler_it_does_the_same),
+        cmocka_unit_test(behind_a_pooler_a_restarted_server_is_locked_first),
         cmocka_unit_test(eight_start_at_once_on_an_empty_database),
         cmocka_unit_test(what_is_wrong_with_a_database_is_said_in_one_line),
         cmocka_unit_test(a_server_that_is_not_there_is_said_and_no_password_with_it),
