@@ -52,7 +52,8 @@ enum {
     LIMIT_WATCH_CATCHUP_BYTES = 1024 * 1024, /* ... and bytes of it; whole revisions always. */
     LIMIT_SNAPSHOT_RING = 16,                /* Recent roots that paged reads hit exactly. */
     LIMIT_LEASE_TTL_MIN_S = 2,
-    LIMIT_DELETE_SLICE_ROWS = 1000,       /* Dead rows deleted in one statement. */
+    LIMIT_DELETE_SLICE_REVS = 1000,       /* Revisions whose dead rows one purge looks for, ... */
+    LIMIT_DELETE_SLICE_ROWS = 10000,      /* ... and how many rows it deletes. */
     LIMIT_RPC_METHODS = 96,               /* gRPC methods that are counted; etcd has 49. */
     LIMIT_LOG_LINE_SIZE = 4096,           /* Bytes of one log line, newline included. */
     LIMIT_ENTRY_KEEP_MS = 10 * 60 * 1000, /* Entries stay at least this long. */

@@ -372,7 +372,7 @@ static void append_on_commit(struct pg_conn *conn, const struct pg_reply *reply)
     if (!reply->ok && !reply->lost && is_full && !state->without_notify) {
         pg_conn_report(conn, "notify", reply);
         append_without_notify(conn);
-        if (!append_of(conn)->locked) { /* Else the lock is gone, too: refused. */
+        if (!append_of(conn)->locked) {      /* Else the lock is gone, too: refused. */
             pg_append_start(conn, conn->op); /* All of it is gone: once more from the start. */
             return;
         }

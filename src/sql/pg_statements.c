@@ -179,17 +179,22 @@ const struct pg_stmt_text pg_stmt_texts[PG_STMT_COUNT] = {
          " AND a.usename = current_user AND a.application_name = 'drover' AND a.state = 'active'"
          " AND a.wait_event = 'ClientRead' AND a.xact_start < now() - interval '2 seconds'",
          "lyyyllbblbb"},
-    /* $4 compact revision, $5 from, $6 to, $7 entries below, $8 how many of them at most. */
+    /* $4 compact revision, $5 from, $6 to, $7 entries below, $8 how many of them at most, $9 rows at
+     * most, 0: all. */
     [PG_STMT_PURGE] =
         {"purge",
          "WITH c AS MATERIALIZED (SELECT c.id FROM " FENCE " AND coalesce(" NEWEST(
              "compact_rev") ", 0) >= $4),"
-                            " dead AS MATERIALIZED (SELECT k.prev_rev AS revision, k.prev_sub AS "
-                            "sub FROM c, ~kv k"
+                            " dead AS MATERIALIZED (SELECT d.revision, d.sub FROM (SELECT 0 AS"
+                            " kind, k.revision AS by_rev, k.sub AS by_sub, x.revision, x.sub"
+                            " FROM c, ~kv k JOIN ~kv x ON x.revision = k.prev_rev"
+                            " AND x.sub = k.prev_sub"
                             " WHERE $5 < $6 AND k.revision >= $5 AND k.revision <= $6"
                             " AND k.prev_rev > 0 AND k.prev_rev < $6"
-                            " UNION SELECT k.revision, k.sub FROM c, ~kv k"
-                            " WHERE k.revision >= $5 AND k.revision < $6 AND k.is_delete),"
+                            " AND NOT (x.is_delete AND x.revision >= $5)"
+                            " UNION ALL SELECT 1, k.revision, k.sub, k.revision, k.sub FROM c, ~kv"
+                            " k WHERE k.revision >= $5 AND k.revision < $6 AND k.is_delete) d"
+                            " ORDER BY d.kind, d.by_rev, d.by_sub LIMIT nullif($9, 0)),"
                             " gone AS (DELETE FROM ~kv k USING dead WHERE k.revision = "
                             "dead.revision"
                             " AND k.sub = dead.sub RETURNING 1),"
@@ -200,7 +205,7 @@ const struct pg_stmt_text pg_stmt_texts[PG_STMT_COUNT] = {
                             " AND o.seq < " NEWEST(
                                 "seq") " ORDER BY o.seq LIMIT $8) o WHERE x.seq = o.seq)"
                                        " SELECT count(*), (SELECT count(*) FROM gone) FROM c",
-         "yltlllll"},
+         "yltllllll"},
     [PG_STMT_LOAD_LEASES] = {"load_leases",
                              "SELECT id, ttl_s, grant_seq, counter FROM ~lease ORDER BY id", ""},
     [PG_STMT_LOAD_ROWS] = {"load_rows",

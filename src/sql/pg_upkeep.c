@@ -323,6 +323,7 @@ static void purge_send(struct pg_conn *conn, const struct sql_purge *purge)
     uint64_t below = purge->entries_below < INT64_MAX ? purge->entries_below : INT64_MAX;
     pg_put_i64(params, (int64_t)below);
     pg_put_i64(params, PURGE_ENTRIES_MAX);
+    pg_put_i64(params, purge->rows_max);
     pg_conn_execute(conn, PG_STMT_PURGE, single_on_reply);
 }
 

@@ -240,13 +240,16 @@ struct sql_upkeep {
  * a row in (from, to] replaces, and tombstones; then set deleted_below = to. Under the fence and
  * compact_revision >= |compact_rev| (else ERR_LEADER_CHANGED). Also entries with seq <
  * |entries_below|, oldest first, at most 100,000 a call, never the newest. to_rev <= compact_rev:
- * the rows of compact_rev itself stay, tombstones included. */
+ * the rows of compact_rev itself stay, tombstones included. At most |rows_max| rows, 0: all; in the
+ * order of what replaces them, tombstones last. When so many were deleted, there may be more: ask
+ * again with the same revisions. */
 struct sql_purge {
     struct sql_fence fence;
     int64_t compact_rev;
     int64_t from_rev;
     int64_t to_rev; /* == from_rev: entries only. */
     uint64_t entries_below;
+    uint32_t rows_max;
     uint64_t rows_deleted; /* Out. */
     enum err err;
     void (*done)(struct sql_purge *purge);

@@ -37,10 +37,14 @@ const char *const sqlite_texts[STMT_COUNT] = {
     [STMT_ROW_RANGE] = "SELECT " ROW_COLUMNS
                        " FROM ~kv WHERE revision >= ? AND revision <= ? ORDER BY revision, sub",
     [STMT_ROW_PURGE_REPLACED] =
-        "DELETE FROM ~kv WHERE (revision, sub) IN (SELECT prev_rev, prev_sub FROM ~kv"
-        " WHERE revision >= ?1 AND revision <= ?2 AND prev_rev > 0 AND prev_rev < ?2)",
+        "DELETE FROM ~kv WHERE (revision, sub) IN (SELECT x.revision, x.sub FROM ~kv k"
+        " CROSS JOIN ~kv x ON x.revision = k.prev_rev AND x.sub = k.prev_sub"
+        " WHERE k.revision >= ?1 AND k.revision <= ?2 AND k.prev_rev > 0 AND k.prev_rev < ?2"
+        " ORDER BY k.revision, k.sub LIMIT ?3)",
     [STMT_ROW_PURGE_TOMBSTONES] =
-        "DELETE FROM ~kv WHERE revision >= ?1 AND revision < ?2 AND is_delete <> 0",
+        "DELETE FROM ~kv WHERE (revision, sub) IN (SELECT revision, sub FROM ~kv"
+        " WHERE revision >= ?1 AND revision < ?2 AND is_delete <> 0"
+        " ORDER BY revision, sub LIMIT ?3)",
     [STMT_DELETED_BELOW] = "UPDATE ~cluster SET deleted_below = max(deleted_below, ?) WHERE id = 1",
     [STMT_LEASE_PUT] = "INSERT OR REPLACE INTO ~lease (id, ttl_s, grant_seq, counter)"
                        " VALUES (?, ?, ?3, ?3)",
@@ -703,6 +707,8 @@ static enum err purge_rows(struct sqlite_log *log, struct sql_purge *purge)
         sqlite3_stmt *stmt = log->stmts[deletes[i]];
         bind_int(stmt, 1, purge->from_rev);
         bind_int(stmt, 2, purge->to_rev);
+        bind_int(stmt, 3,
+                 purge->rows_max == 0 ? -1 : (int64_t)(purge->rows_max - purge->rows_deleted));
         if (!stmt_run(stmt)) {
             return sqlite_error(log, "purge rows");
         }

@@ -235,8 +235,8 @@ struct store_reads {
     uint64_t answered; /* Arrivals that some answered probe covers. */
     struct sql_probe probe;
     bool in_flight;
-    bool forced;   /* Health wants to know. */
-    uint64_t mark; /* Arrivals before the probe in flight was begun. */
+    bool forced;      /* Health wants to know. */
+    uint64_t mark;    /* Arrivals before the probe in flight was begun. */
     uint64_t sent_ns; /* When the probe in flight was sent. */
     uint64_t sent_seq;
     struct hash128 sent_chain;
@@ -343,6 +343,9 @@ struct store_upkeep {
     uint32_t member_count;
     struct sql_purge purge;
     bool purging;
+    bool purge_failed;    /* Not again before the next upkeep. */
+    uint32_t slice_revs;  /* Revisions of the next purge: fewer after a failure. */
+    int64_t purged_below; /* No dead rows below, as far as we deleted them ourselves. */
     uint64_t compact_ns;  /* When the newest compaction was applied ... */
     uint64_t compact_seq; /* ... and by which entry. */
     uint64_t trimmed;     /* Entries below are gone, as far as we know. */

@@ -23,6 +23,7 @@ void store_upkeep_init(struct store *store)
     ASSERT(store_is_sound(store));
     ASSERT(store->config.upkeep_interval_ms > 0);
     arena_init(&store->upkeep.arena, SIZE_MAX / 4);
+    store->upkeep.slice_revs = LIMIT_DELETE_SLICE_REVS;
 }
 
 void store_upkeep_fini(struct store *store)
@@ -110,6 +111,7 @@ static void upkeep_done(struct sql_upkeep *request)
         warn_of_snapshot(upkeep);
         sample_seq(store);
         upkeep->trim_due = true;
+        upkeep->purge_failed = false;
         store->facts_stale = true;
         store_leases_read(store, request->leases, request->lease_count);
         store_leases_expire(store);
@@ -232,8 +234,15 @@ static void purge_done(struct sql_purge *purge)
     struct store *store = CONTAINER_OF(upkeep, struct store, upkeep);
     upkeep->purging = false;
     if (purge->err != ERR_OK) {
-        upkeep->trim_due = false; /* Again after the next upkeep. */
+        upkeep->trim_due = false; /* Again after the next upkeep, in smaller slices. */
+        upkeep->purge_failed = true;
+        upkeep->slice_revs = upkeep->slice_revs > 1 ? upkeep->slice_revs / 2 : 1;
         return;
+    }
+    if (purge->rows_deleted < purge->rows_max && purge->to_rev > upkeep->purged_below) {
+        upkeep->purged_below = purge->to_rev;
+        uint32_t revs = 2 * upkeep->slice_revs;
+        upkeep->slice_revs = revs < LIMIT_DELETE_SLICE_REVS ? revs : LIMIT_DELETE_SLICE_REVS;
     }
     if (purge->to_rev > store->deleted_below) {
         store->deleted_below = purge->to_rev;
@@ -243,19 +252,28 @@ static void purge_done(struct sql_purge *purge)
     }
 }
 
+/* From where on dead rows may still stand: who moved deleted_below last may not have finished. */
+static int64_t purge_from(const struct store *store)
+{
+    ASSERT(store_is_sound(store));
+    int64_t slice_begin = store->deleted_below - LIMIT_DELETE_SLICE_REVS;
+    slice_begin = slice_begin > 0 ? slice_begin : 0;
+    return store->upkeep.purged_below > slice_begin ? store->upkeep.purged_below : slice_begin;
+}
+
 static void purge_start(struct store *store)
 {
     ASSERT(store_is_sound(store));
     struct store_upkeep *upkeep = &store->upkeep;
     if (upkeep->purging || !upkeep->trim_due || !store_upkeep_is_owner(store) ||
         !sm_is(&store->life, LIFE_READY) || !store_is_live(store) || store->health.fenced ||
-        store_health_is_away(&store->health)) {
+        store_health_is_away(&store->health) || upkeep->purge_failed) {
         return;
     }
-    int64_t from = store->deleted_below;
+    int64_t from = purge_from(store);
     int64_t to = rows_target(store);
     to = to < from ? from : to;
-    to = to - from > LIMIT_DELETE_SLICE_ROWS ? from + LIMIT_DELETE_SLICE_ROWS : to;
+    to = to - from > upkeep->slice_revs ? from + upkeep->slice_revs : to;
     uint64_t entries = entries_target(store);
     if (to == from && entries <= upkeep->trimmed) {
         upkeep->trim_due = false;
@@ -267,6 +285,7 @@ static void purge_start(struct store *store)
         .from_rev = from,
         .to_rev = to,
         .entries_below = entries,
+        .rows_max = LIMIT_DELETE_SLICE_ROWS,
         .done = purge_done,
     };
     upkeep->purging = true;
@@ -280,7 +299,7 @@ static void answer_physical(struct store *store)
     for (struct store_request *r = store->upkeep.physical.first; r != NULL; r = next) {
         next = r->next;
         int64_t revision = r->u.compact.revision;
-        bool rows_gone = !store_upkeep_is_owner(store) || store->deleted_below >= revision;
+        bool rows_gone = !store_upkeep_is_owner(store) || store->upkeep.purged_below >= revision;
         if (cache_trimmed_rev(store->cache) >= revision && rows_gone) {
             store_answer(r, ERR_OK);
         }

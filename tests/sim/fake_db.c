@@ -353,32 +353,44 @@ static struct fake_row *row_find(struct fake_db *db, int64_t revision, int32_t s
     return NULL;
 }
 
-uint64_t fake_db_purge(struct fake_db *db, int64_t compact_rev, int64_t from_rev, int64_t to_rev)
+/* True when |row| dies with a purge of [from, to): replaced, or (|tombs|) a tombstone. */
+static struct fake_row *row_dead(struct fake_db *db, struct fake_row *row, int64_t from_rev,
+                                 int64_t to_rev, bool tombs)
 {
-    struct sql_head head;
+    int64_t rev = row->row.revision;
+    if (tombs) {
+        return row->row.is_delete && rev >= from_rev && rev < to_rev ? row : NULL;
+    }
+    bool replaces =
+        rev >= from_rev && rev <= to_rev && row->row.prev_rev > 0 && row->row.prev_rev < to_rev;
+    return replaces ? row_find(db, row->row.prev_rev, row->row.prev_sub) : NULL;
+}
+
+static uint64_t purge_some(struct fake_db *db, int64_t from_rev, int64_t to_rev, uint64_t max)
+{
     uint64_t count = 0;
-    fake_db_head(db, &head);
-    ASSERT(head.compact_rev >= compact_rev && compact_rev >= to_rev);
-    for (uint64_t i = 0; i < db->entry_count; i++) {
-        struct fake_entry *entry = &db->entries[i];
-        for (uint32_t j = 0; j < entry->entry.row_count; j++) {
-            struct fake_row *row = &entry->rows[j];
-            int64_t rev = row->row.revision;
-            if (rev >= from_rev && rev <= to_rev && row->row.prev_rev > 0 &&
-                row->row.prev_rev < to_rev) {
-                struct fake_row *dead = row_find(db, row->row.prev_rev, row->row.prev_sub);
-                ASSERT(dead != NULL);
-                count += !dead->purged;
-                dead->purged = true;
-            }
-            if (row->row.is_delete && rev >= from_rev && rev < to_rev) {
-                count += !row->purged;
-                row->purged = true;
+    for (uint32_t pass = 0; pass < 2; pass++) {
+        for (uint64_t i = 0; i < db->entry_count; i++) {
+            struct fake_entry *entry = &db->entries[i];
+            for (uint32_t j = 0; j < entry->entry.row_count && count < max; j++) {
+                struct fake_row *dead = row_dead(db, &entry->rows[j], from_rev, to_rev, pass == 1);
+                if (dead != NULL && !dead->purged) {
+                    dead->purged = true;
+                    count++;
+                }
             }
         }
     }
     db->deleted_below = to_rev > db->deleted_below ? to_rev : db->deleted_below;
     return count;
+}
+
+uint64_t fake_db_purge(struct fake_db *db, int64_t compact_rev, int64_t from_rev, int64_t to_rev)
+{
+    struct sql_head head;
+    fake_db_head(db, &head);
+    ASSERT(head.compact_rev >= compact_rev && compact_rev >= to_rev);
+    return purge_some(db, from_rev, to_rev, UINT64_MAX);
 }
 
 void fake_db_trim(struct fake_db *db, uint64_t entries_below)
@@ -397,7 +409,8 @@ enum err fake_db_purge_statement(struct fake_db *db, struct sql_purge *purge)
     }
     purge->rows_deleted = 0;
     if (purge->to_rev > purge->from_rev) {
-        purge->rows_deleted = fake_db_purge(db, purge->compact_rev, purge->from_rev, purge->to_rev);
+        purge->rows_deleted = purge_some(db, purge->from_rev, purge->to_rev,
+                                         purge->rows_max == 0 ? UINT64_MAX : purge->rows_max);
     }
     fake_db_trim(db, purge->entries_below);
     return ERR_OK;

@@ -545,6 +545,41 @@ static void many_leases_end_together_and_never_early(void **state)
     world_free(world);
 }
 
+static void one_revision_of_many_rows_is_purged_in_pieces(void **state)
+{
+    enum { COUNT = LIMIT_DELETE_SLICE_ROWS / 2 + 1000 };
+    (void)state;
+    struct world *world = world_new(1, STORE_AUTO);
+    struct node *node = &world->nodes[0];
+    static struct ask puts[COUNT];
+    static char keys[COUNT][16];
+    for (uint32_t i = 0; i < COUNT; i++) {
+        (void)snprintf(keys[i], sizeof(keys[i]), "k%05u", i);
+        puts[i] = put_of(keys[i], "v");
+        ask_start(node, &puts[i]);
+    }
+    store_turn(node->store);
+    world_run_until(world, &puts[COUNT - 1].is_done);
+    struct ask del = {.request = {.kind = STORE_DELETE,
+                                  .u.del = {.key = SLICE_LIT("k"), .range_end = SLICE_LIT("l")}}};
+    assert_int_equal(ask_run(node, &del), ERR_OK);
+    struct ask put = put_of("z", "kept");
+    assert_int_equal(ask_run(node, &put), ERR_OK);
+    world_run_for(world, 2 * NS_PER_S); /* It has the duty by then. */
+    struct ask compact = {.request = {.kind = STORE_COMPACT, .u.compact = {.physical = true}}};
+    compact.request.u.compact.revision = put.request.revision;
+    assert_int_equal(ask_run(node, &compact), ERR_OK);
+    uint32_t left = 0;
+    for (uint64_t seq = 1; seq <= world->db.entry_count; seq++) {
+        const struct fake_entry *entry = fake_db_entry(&world->db, seq);
+        for (uint32_t i = 0; i < entry->entry.row_count; i++) {
+            left += !entry->rows[i].purged;
+        }
+    }
+    assert_int_equal(left, 1);
+    world_free(world);
+}
+
 /* ---- a log that is broken ------------------------------------------------------------------- */
 
 static void a_log_that_cannot_be_read_any_more_ends_the_store(void **state)
@@ -625,6 +660,7 @@ int main(void)
         cmocka_unit_test(a_physical_compaction_waits_as_long_as_its_client),
         cmocka_unit_test(who_serves_is_in_the_list_of_members),
         cmocka_unit_test(many_leases_end_together_and_never_early),
+        cmocka_unit_test(one_revision_of_many_rows_is_purged_in_pieces),
         cmocka_unit_test(a_log_that_cannot_be_read_any_more_ends_the_store),
         cmocka_unit_test(a_reload_of_another_history_is_noticed),
     };

@@ -605,10 +605,14 @@ static void a_purge_deletes_what_the_compaction_made_dead(struct conf_world *wor
         while (purge.from_rev < compact) {
             int64_t to = purge.from_rev + 1 + (int64_t)rng_below(&world->rng, 60);
             purge.to_rev = to < compact ? to : compact;
-            ASSERT(conf_purge(world, world->c->log, &purge) == ERR_OK);
-            deleted += purge.rows_deleted;
-            world->head.deleted_below = purge.to_rev;
-            conf_check_head(world);
+            purge.rows_max = (uint32_t)rng_below(&world->rng, 10);
+            do {
+                ASSERT(conf_purge(world, world->c->log, &purge) == ERR_OK);
+                ASSERT(purge.rows_max == 0 || purge.rows_deleted <= purge.rows_max);
+                deleted += purge.rows_deleted;
+                world->head.deleted_below = purge.to_rev;
+                conf_check_head(world);
+            } while (purge.rows_max > 0 && purge.rows_deleted == purge.rows_max);
             purge.from_rev = purge.to_rev;
         }
         ASSERT(deleted == conf_forget_dead(world, compact));
