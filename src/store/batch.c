@@ -233,7 +233,7 @@ static void batch_drop_expiries(struct store *store)
             store_answer(r, ERR_LEASE_NOT_FOUND);
         }
     }
-    ASSERT(store->batch.members.count <= LIMIT_WRITES_QUEUED_MAX + EXPIRIES_MAX);
+    ASSERT((store->batch.members.count == 0) == (store->batch.members.first == NULL));
 }
 
 void store_batch_send_again(struct store *store)
