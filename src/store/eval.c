@@ -330,7 +330,7 @@ static enum err eval_kind(struct store_eval *eval, struct store_request *request
     case STORE_LEASE_TTL:
         break;
     }
-    ASSERT(!"an ordered kind");
+    ASSERT(false); /* Admission lets only ordered kinds come here. */
     return ERR_INTERNAL;
 }
 
