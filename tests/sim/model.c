@@ -115,7 +115,7 @@ static void life_end(struct world *world, int64_t id, uint64_t seq)
             return;
         }
     }
-    CHECK(world, !"a lease that lives");
+    sim_fail(world, "a lease that lives");
 }
 
 static void replay_effect(struct world *world, const struct sql_effect *effect, uint64_t seq)
