@@ -449,7 +449,7 @@ static inline bool store_is_live(const struct store *store)
     return store_is_loaded(store) && !store->fatal && store->load == NULL && !store->reload_wanted;
 }
 /*
- * Cheap truths that hold whenever a function of store begins.
+ * Cheap truths that hold whenever a function of store begins. Store thread only.
  *   1. An open edit stands on what is applied, and is not beaten.
  *   2. A list with members has a first one.
  *   3. What one read waits for was asked for; proofs fit their ring.

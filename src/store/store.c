@@ -114,19 +114,19 @@ void store_facts_publish(struct store *store)
 
 const struct store_facts *store_facts(const struct store *store)
 {
-    ASSERT(store_is_sound(store));
+    ASSERT(store->cache != NULL);
     return atomic_load_explicit(&store->facts, memory_order_acquire);
 }
 
 const struct cache_snapshot *store_snapshot(const struct store *store)
 {
-    ASSERT(store_is_sound(store));
+    ASSERT(store->cache != NULL);
     return cache_snapshot(store->cache);
 }
 
 bool store_reads_are_local(const struct store *store)
 {
-    ASSERT(store_is_sound(store));
+    ASSERT(store->log != NULL);
     return store->log->exclusive;
 }
 

@@ -261,7 +261,6 @@ static void posted(struct loop_post *post)
 
 void store_post(struct store *store, struct store_request *request)
 {
-    ASSERT(store_is_sound(store));
     ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     ASSERT(store->config.loop != NULL);
     request->store = store;
