@@ -179,8 +179,8 @@ const struct pg_stmt_text pg_stmt_texts[PG_STMT_COUNT] = {
          " AND a.usename = current_user AND a.application_name = 'drover' AND a.state = 'active'"
          " AND a.wait_event = 'ClientRead' AND a.xact_start < now() - interval '2 seconds'",
          "lyyyllbblbb"},
-    /* $4 compact revision, $5 from, $6 to, $7 entries below, $8 how many of them at most, $9 rows at
-     * most, 0: all. */
+    /* $4 compact revision, $5 from, $6 to, $7 entries below, $8 how many of them at most,
+     * $9 rows at most, 0: all. */
     [PG_STMT_PURGE] =
         {"purge",
          "WITH c AS MATERIALIZED (SELECT c.id FROM " FENCE " AND coalesce(" NEWEST(
