@@ -177,16 +177,7 @@ static void entry_apply(struct cache_edit *edit, const struct sql_entry *entry)
     entry_effects(edit, entry, true);
     for (uint32_t i = 0; i < entry->row_count; i++) {
         const struct sql_row *row = &entry->rows[i];
-        const struct cache_row made = {
-            .revision = row->revision,
-            .sub = row->sub,
-            .is_delete = row->is_delete,
-            .key = row->key,
-            .value = row->value,
-            .create_rev = row->create_rev,
-            .version = row->version,
-            .lease = row->lease,
-        };
+        const struct cache_row made = store_cache_row(row);
         (void)cache_edit_apply(edit, &made);
     }
     entry_effects(edit, entry, false);

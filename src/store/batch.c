@@ -523,12 +523,6 @@ void store_batch_pause(struct store *store)
     timers_arm(store->timers, &batch->retry, ms * NS_PER_MS, paused);
 }
 
-static bool writer_is(const struct sql_writer *a, const struct sql_writer *b)
-{
-    return a->counter == b->counter &&
-           memcmp(a->incarnation, b->incarnation, sizeof(a->incarnation)) == 0;
-}
-
 bool store_batch_seen(struct store *store, const struct sql_entry *entry)
 {
     ASSERT(store_is_sound(store));
@@ -536,7 +530,7 @@ bool store_batch_seen(struct store *store, const struct sql_entry *entry)
     struct store_batch *batch = &store->batch;
     ASSERT(store_batch_is_open(store));
     ASSERT(entry->seq == batch->expected_seq + 1);
-    if (writer_is(&entry->writer, &batch->entry.writer)) {
+    if (store_writer_is(&entry->writer, &batch->entry.writer)) {
         if (sm_is(&batch->sm, BATCH_DOUBT)) {
             store_batch_judge(store);
         }

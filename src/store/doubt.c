@@ -17,12 +17,6 @@
 
 enum { DOUBT_BACKOFF_MIN_MS = 20, DOUBT_BACKOFF_MAX_MS = 1000 };
 
-static bool writer_is(const struct sql_writer *a, const struct sql_writer *b)
-{
-    return a->counter == b->counter &&
-           memcmp(a->incarnation, b->incarnation, sizeof(a->incarnation)) == 0;
-}
-
 /* 0 rows: the losing statement's own snapshot may be older than the winner, so ask again. */
 void store_batch_look(struct store *store)
 {
@@ -81,7 +75,7 @@ static void judged(struct sql_verdict *verdict)
         return;
     }
     if (verdict->found) {
-        if (writer_is(&verdict->writer, &batch->entry.writer)) {
+        if (store_writer_is(&verdict->writer, &batch->entry.writer)) {
             resolved_ours(store);
         } else {
             store_batch_lost(store);

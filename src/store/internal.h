@@ -467,6 +467,26 @@ static inline bool store_is_sound(const struct store *store)
            store->reads.answered <= store->reads.arrivals &&
            store->reads.proof_count <= PROOFS_MAX && store->seq <= store->seen_seq;
 }
+/* Whether both name the same entry of the same process. */
+static inline bool store_writer_is(const struct sql_writer *a, const struct sql_writer *b)
+{
+    return a->counter == b->counter &&
+           memcmp(a->incarnation, b->incarnation, sizeof(a->incarnation)) == 0;
+}
+/* A row of the log as the cache takes it; borrows the same slices. */
+static inline struct cache_row store_cache_row(const struct sql_row *row)
+{
+    return (struct cache_row){
+        .revision = row->revision,
+        .sub = row->sub,
+        .is_delete = row->is_delete,
+        .key = row->key,
+        .value = row->value,
+        .create_rev = row->create_rev,
+        .version = row->version,
+        .lease = row->lease,
+    };
+}
 /* The newest state was published. */
 void store_published(struct store *store);
 

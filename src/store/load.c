@@ -91,16 +91,7 @@ static bool row_is_next(const struct store_load *load, const struct sql_row *row
 static void row_take(struct store_load *load, const struct sql_row *row)
 {
     ASSERT(load->store->load == load);
-    const struct cache_row made = {
-        .revision = row->revision,
-        .sub = row->sub,
-        .is_delete = row->is_delete,
-        .key = row->key,
-        .value = row->value,
-        .create_rev = row->create_rev,
-        .version = row->version,
-        .lease = row->lease,
-    };
+    const struct cache_row made = store_cache_row(row);
     const struct cache_version *version = cache_edit_apply(load->edit, &made);
     if (load->beside != NULL && row->revision > load->had_rev) {
         *(const struct cache_version **)store_vec_add(&load->versions, sizeof(version)) = version;
