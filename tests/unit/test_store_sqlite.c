@@ -226,15 +226,17 @@ static void a_lease_that_nobody_keeps_alive_takes_its_keys_along(void **state)
     (void)state;
     fixture_start(fixture);
     struct ask grant = {.request = {.kind = STORE_LEASE_GRANT, .u.lease = {.id = 0, .ttl_s = 2}}};
+    /* Before the grant: a put on a slow disk may take a good part of the lease's time. */
+    uint64_t began_ns = clock_now_ns(&clock_monotonic);
     assert_int_equal(ask_run(fixture, &grant), ERR_OK);
     assert_true(grant.request.answer.lease.id > 0);
     (void)put(fixture, "k", "v", grant.request.answer.lease.id);
-    uint64_t began_ns = clock_now_ns(&clock_monotonic);
+    assert_int_equal(count(fixture), 1);
     while (count(fixture) > 0) {
         (void)uv_run(&fixture->loop.uv, UV_RUN_ONCE);
-        assert_true(clock_now_ns(&clock_monotonic) - began_ns < 10 * NS_PER_S);
+        assert_true(clock_now_ns(&clock_monotonic) - began_ns < 60 * NS_PER_S);
     }
-    assert_true(clock_now_ns(&clock_monotonic) - began_ns > 2 * NS_PER_S - NS_PER_S / 10);
+    assert_true(clock_now_ns(&clock_monotonic) - began_ns > 2 * NS_PER_S);
     fixture_stop(fixture);
     fixture_free(fixture);
 }
