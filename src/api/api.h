@@ -6,6 +6,7 @@
  *   stream.c    RangeStream
  *   lease.c     Grant, Revoke, KeepAlive, TimeToLive, Leases
  *   watch.c     Watch
+ *   conn.c      what the calls of one connection share
  *   cluster.c   MemberList
  *   maintenance.c  Status
  *   health.c    grpc.health.v1, and the check behind /health
@@ -54,6 +55,8 @@ void api_thread_stop(struct api *api, uint32_t thread);
 /* On the thread: end every stream with `etcdserver: server stopped` (UNAVAILABLE: clients resume
  * elsewhere). Unary calls go on. */
 void api_thread_drain(struct api *api, uint32_t thread);
+/* rpc_config.conn_gone. */
+void api_connection_gone(void *user);
 /* Store thread: a snapshot or facts were published. Wakes each thread that runs, at most once until
  * it has looked. */
 void api_on_publish(struct api *api);

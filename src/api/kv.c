@@ -1,5 +1,6 @@
 /* KV but RangeStream: decode, ask the store where it must be asked, encode. */
 #include "api/ask.h"
+#include "api/conn.h"
 #include "api/handlers.h"
 #include "api/request.h"
 #include "core/metrics.h"
@@ -20,6 +21,9 @@ static void range_reply(struct api_thread *thread, struct rpc_call *call,
         api_range_answer(api_snapshot(thread), &header, range, &thread->arena, &thread->out);
     metric_add(METRIC_etcd_mvcc_range_total, 1);
     api_reply_or_fail(thread, call, err);
+    if (!range->serializable) {
+        api_conn_read_answered(thread, call);
+    }
 }
 
 static void range_on_index(struct api_ask *ask)
@@ -156,6 +160,9 @@ static void txn_read(struct api_thread *thread, struct rpc_call *call, const str
         return;
     }
     txn_reply(thread, call, &answer, revision);
+    if (!store_txn_is_serializable(txn)) {
+        api_conn_read_answered(thread, call);
+    }
 }
 
 static void txn_on_index(struct api_ask *ask)

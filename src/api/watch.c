@@ -10,6 +10,7 @@
  */
 #include "api/watch.h"
 
+#include "api/conn.h"
 #include "api/handlers.h"
 #include "api/request.h"
 #include "core/mem.h"
@@ -220,6 +221,7 @@ static void watch_create(struct watch_call *own, const Etcdserverpb__WatchCreate
     uint64_t now_ns = clock_now_ns(thread->loop->timers.clock);
     enum watch_result result = watch_stream_create(own->watchers, &create, now_ns, &watch_id);
     count_watchers(thread);
+    api_conn_watch_more(own->conn);
     /* The revision is read behind the creation: an event may come although the header has it,
      * but none that it lacks can be missed. */
     send_created(own, result == WATCH_OK ? watch_id : WATCH_ID_NONE, refusal_reason(result));
@@ -276,6 +278,7 @@ void api_watch_on_start(struct rpc_call *call)
     own->watchers = watch_stream_open(thread->hub, &watch_call_sink, own);
     *rpc_call_user(call) = own;
     api_stream_add(thread, &own->stream, call);
+    api_conn_add_watch(api_conn_of(thread, call), own);
     metric_add(METRIC_etcd_debugging_mvcc_watch_stream_total, 1);
     (void)api_admit(thread, call);
 }
@@ -307,6 +310,7 @@ void api_watch_on_gone(struct rpc_call *call)
         return;
     }
     api_stream_remove(&own->stream);
+    api_conn_remove_watch(own);
     struct api_thread *thread = own->thread;
     if (thread->hub_turning) {
         own->next = thread->closing;

@@ -9,7 +9,9 @@ struct watch_call {
     struct api_stream stream;
     struct api_thread *thread;
     struct watch_stream *watchers;
-    struct watch_call *next; /* In thread->closing. */
+    struct watch_call *next;                   /* In thread->closing. */
+    struct api_conn *conn;                     /* NULL when the call is gone. */
+    struct watch_call *conn_next, **conn_link; /* In conn->watches. */
 };
 
 /* Close what could not be closed inside of a turn of the hub, and forget its encoded runs. */

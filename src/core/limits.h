@@ -44,6 +44,7 @@ enum {
     LIMIT_LINGER_MS = 200,               /* Read on after a refusal, so that it is not lost. */
     LIMIT_KEEPALIVES_PENDING = 4096,        /* Renewals of one stream; then its input waits. */
     LIMIT_WATCHERS_PER_STREAM = 1024 * 1024,
+    LIMIT_PROGRESS_OFFER = 16, /* Watchers of a stream, streams of a connection told by a read. */
     LIMIT_WATCH_FRAGMENT_SIZE = 2 * 1024 * 1024, /* Bytes; etcd's request max + 512 KiB. */
     LIMIT_WATCH_RUN_EVENTS = 4096,           /* New events matched until they are handed out, ... */
     LIMIT_WATCH_RUN_BYTES = 16 * 1024 * 1024, /* ... and bytes of them; whole revisions always. */

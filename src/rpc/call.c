@@ -244,6 +244,12 @@ const void *rpc_call_connection(const struct rpc_call *call)
     return call->conn;
 }
 
+void **rpc_call_connection_user(const struct rpc_call *call)
+{
+    ASSERT(call->conn != NULL);
+    return &call->conn->user;
+}
+
 struct arena *rpc_call_arena(struct rpc_call *call)
 {
     return &call->arena;

@@ -105,6 +105,10 @@ void rpc_conn_close(struct rpc_conn *conn)
         return;
     }
     conn_end_calls(conn);
+    if (conn->user != NULL && conn->io->config->conn_gone != NULL) {
+        conn->io->config->conn_gone(conn->user);
+    }
+    conn->user = NULL;
     sm_move(&conn->sm, CONN_CLOSED);
     timers_disarm(&conn->io->loop.timers, &conn->timer);
     conn->stream->ops->close(conn->stream);

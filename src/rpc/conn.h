@@ -112,6 +112,7 @@ struct rpc_conn {
     struct rpc_call *calls;    /* Those not gone. */
     uint32_t call_count;
     struct rpc_held *held;
+    void *user;            /* The service's. */
     size_t out_size;       /* Bytes queued by calls. */
     uint64_t read_ns;      /* When something was last read. */
     uint64_t last_ping_ns; /* Of the client. 0 = never. */

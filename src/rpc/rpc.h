@@ -77,6 +77,9 @@ struct loop *rpc_call_loop(const struct rpc_call *call);
 uint32_t rpc_call_thread(const struct rpc_call *call);
 /* Opaque identity of the connection, equal for all calls on it; for connection-wide bookkeeping. */
 const void *rpc_call_connection(const struct rpc_call *call);
+/* One pointer of the service for the whole connection, NULL at first; rpc_config.conn_gone gets it
+ * at the end. Not after on_gone of |call|. */
+void **rpc_call_connection_user(const struct rpc_call *call);
 /* Memory that lives until the last reference is dropped. Ceiling: LIMIT_CALL_ARENA_MAX. */
 struct arena *rpc_call_arena(struct rpc_call *call);
 /* One pointer for the handler, NULL at first. */
@@ -163,6 +166,9 @@ struct rpc_config {
     size_t conn_out_max;    /* Answers queued: beyond it new streams are REFUSED_STREAM. */
     size_t conn_turn_write; /* Written in one turn; then other connections come first. */
     const struct clock *clock;
+    /* A connection ended, after on_gone of all its calls: |user| is what rpc_call_connection_user
+     * was set to, not NULL. On its thread. May be NULL. */
+    void (*conn_gone)(void *user);
     /* Runs on each io thread before it serves, and after it has stopped. May be NULL. */
     void (*thread_start)(uint32_t thread, struct loop *loop, void *arg);
     void (*thread_stop)(uint32_t thread, struct loop *loop, void *arg);

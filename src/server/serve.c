@@ -383,6 +383,7 @@ static void make_server(struct serve *serve)
         .thread_start = thread_start,
         .thread_stop = thread_stop,
         .on_drain = thread_drain,
+        .conn_gone = api_connection_gone,
         .thread_arg = serve,
     };
     config.methods = api_methods(serve->api, &config.method_count);

@@ -5,7 +5,8 @@
  *   1. walk   every event up to the newest snapshot is matched and handed to SYNCED watchers
  *   2. catch  those CATCHING_UP read old events in a bounded slice, the longest waiting first
  *   3. ask    requested progress is answered for streams whose watchers are all SYNCED
- *   4. tick   progress_notify watchers that heard nothing for an interval
+ *   4. offer  progress_notify watchers of streams whose client has just read at a newer revision
+ *   5. tick   progress_notify watchers that heard nothing for an interval
  *
  * Cost of a new event: one hash look-up and one stab of the interval tree, then O(1) per group that
  * matches; of a hand-out: O(1) per watcher and a pass over its run only if it filters.
@@ -27,6 +28,7 @@ struct watch_hub *watch_hub_new(const struct cache *cache, uint64_t progress_int
     list_init(&hub->streams);
     list_init(&hub->catching_up);
     list_init(&hub->asked);
+    list_init(&hub->offered);
     return hub;
 }
 
@@ -111,6 +113,7 @@ static bool watcher_send(struct watcher *watcher, struct watch_events *events)
     ASSERT(events->count > 0);
     ASSERT(cache_version_mod_rev(events->versions[0]) >= watcher->start_rev);
     watcher->had_events = true;
+    watcher->told_rev = events->header_rev;
     events->fragment = watcher->fragment;
     return watcher->stream->sink->events(watcher->stream->owner, watcher->id, events);
 }
@@ -338,7 +341,7 @@ static void catch_up_some(struct watch_hub *hub, const struct cache_snapshot *sn
     }
 }
 
-/* ---- 3 and 4: progress ---------------------------------------------------------------------- */
+/* ---- 3 to 5: progress ----------------------------------------------------------------------- */
 
 static bool stream_is_synced(const struct watch_stream *stream, int64_t rev)
 {
@@ -367,6 +370,39 @@ static void answer_asked(struct watch_hub *hub)
     }
 }
 
+/* The hub's revision, by the watcher's own id. It has all events up to there: only when SYNCED. */
+static void watcher_tell(struct watcher *watcher)
+{
+    struct watch_stream *stream = watcher->stream;
+    ASSERT(sm_is(&watcher->sm, WATCHER_SYNCED));
+    ASSERT(stream->hub->rev >= watcher->asked_rev);
+    watcher->told_rev = stream->hub->rev;
+    stream->sink->progress(stream->owner, watcher->id, stream->hub->rev);
+}
+
+static bool watcher_may_tell(const struct watcher *watcher)
+{
+    return watcher->want_progress && sm_is(&watcher->sm, WATCHER_SYNCED) &&
+           watcher->stream->hub->rev >= watcher->asked_rev;
+}
+
+static void answer_offered(struct watch_hub *hub)
+{
+    while (!list_is_empty(&hub->offered)) {
+        struct watch_stream *stream =
+            CONTAINER_OF(hub->offered.next, struct watch_stream, in_offered);
+        ASSERT(stream->hub == hub);
+        list_leave(&stream->in_offered);
+        struct watcher *watcher =
+            stream->watcher_count <= LIMIT_PROGRESS_OFFER ? stream->watchers : NULL;
+        for (; watcher != NULL; watcher = watcher->hh.next) {
+            if (watcher_may_tell(watcher) && watcher->told_rev < hub->rev) {
+                watcher_tell(watcher);
+            }
+        }
+    }
+}
+
 /* Up to a tenth later than asked for, so that many streams do not speak at once (as etcd does). */
 uint64_t watch_stream_progress_after(struct watch_hub *hub, uint64_t now_ns)
 {
@@ -384,9 +420,8 @@ static bool stream_tick(struct watch_stream *stream)
             continue;
         }
         wanted = true;
-        if (!watcher->had_events && sm_is(&watcher->sm, WATCHER_SYNCED) &&
-            stream->hub->rev >= watcher->asked_rev) {
-            stream->sink->progress(stream->owner, watcher->id, stream->hub->rev);
+        if (!watcher->had_events && watcher_may_tell(watcher)) {
+            watcher_tell(watcher);
         }
         watcher->had_events = false;
     }
@@ -421,6 +456,7 @@ bool watch_hub_turn(struct watch_hub *hub, uint64_t now_ns)
     walk(hub, snapshot);
     catch_up_some(hub, snapshot);
     answer_asked(hub);
+    answer_offered(hub);
     tick(hub, now_ns);
     ASSERT(hub->touched == NULL);
     return !list_is_empty(&hub->catching_up);

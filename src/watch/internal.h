@@ -51,6 +51,7 @@ struct watcher {
     int64_t id;
     int64_t start_rev; /* Nothing older is handed out. */
     int64_t asked_rev; /* As the client said it; 0 = from now on. */
+    int64_t told_rev;  /* Of the newest response that the client got by this id. */
     uint64_t cursor;   /* CATCHING_UP, PAUSED: next event to read. */
     bool want_progress;
     bool had_events; /* Since the last progress tick. */
@@ -77,7 +78,8 @@ struct watch_stream {
     uint64_t progress_due_ns;
     struct list paused;
     struct list in_hub;
-    struct list in_asked; /* hub->asked while progress_asked. */
+    struct list in_asked;   /* hub->asked while progress_asked. */
+    struct list in_offered; /* hub->offered until the next turn's end. */
 };
 
 struct watch_hub {
@@ -94,6 +96,7 @@ struct watch_hub {
     struct list streams;
     struct list catching_up;
     struct list asked;
+    struct list offered;
     uint32_t watcher_count;
     uint32_t unsynced_count;
     /* Scratch of a hand-out, reused. */

@@ -94,6 +94,11 @@ bool watch_stream_cancel(struct watch_stream *stream, int64_t watch_id);
 /* WatchProgressRequest: answered by sink->progress(-1) at the end of the next turn iff all watchers
  * are synced and the hub's revision >= each start revision, else never (etcd's rule). */
 void watch_stream_request_progress(struct watch_stream *stream);
+/* Tell each progress_notify watcher of |stream| at the end of the next turn where the hub stands,
+ * by its own id: only if it is synced, has reached its start revision, and was told neither this
+ * revision nor an event of it. A stream of more than LIMIT_PROGRESS_OFFER watchers waits for the
+ * timer, so that one offer costs little. */
+void watch_stream_offer_progress(struct watch_stream *stream);
 /* The stream's window has room again. */
 void watch_stream_writable(struct watch_stream *stream);
 

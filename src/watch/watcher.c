@@ -102,6 +102,7 @@ struct watch_stream *watch_stream_open(struct watch_hub *hub, const struct watch
     list_init(&stream->paused);
     list_init(&stream->in_hub);
     list_init(&stream->in_asked);
+    list_init(&stream->in_offered);
     list_push(&hub->streams, &stream->in_hub);
     return stream;
 }
@@ -118,6 +119,7 @@ void watch_stream_close(struct watch_stream *stream)
     ASSERT(stream->unsynced_count == 0);
     list_leave(&stream->in_hub);
     list_leave(&stream->in_asked);
+    list_leave(&stream->in_offered);
     mem_free(stream);
 }
 
@@ -228,6 +230,14 @@ void watch_stream_request_progress(struct watch_stream *stream)
         stream->progress_asked = true;
         list_push(&stream->hub->asked, &stream->in_asked);
     }
+}
+
+void watch_stream_offer_progress(struct watch_stream *stream)
+{
+    ASSERT(stream->hub != NULL);
+    ASSERT(stream->sink->progress != NULL);
+    list_leave(&stream->in_offered);
+    list_push(&stream->hub->offered, &stream->in_offered);
 }
 
 void watch_stream_writable(struct watch_stream *stream)

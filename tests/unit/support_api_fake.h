@@ -39,6 +39,9 @@ struct rpc_call {
     uint64_t owned_parts; /* Parts that were passed by reference. */
 };
 
+/* All calls of a test are on one connection. */
+static void *fake_connection;
+
 const struct rpc_method *rpc_call_method(const struct rpc_call *call)
 {
     return call->method;
@@ -47,6 +50,11 @@ uint32_t rpc_call_thread(const struct rpc_call *call)
 {
     (void)call;
     return 0;
+}
+void **rpc_call_connection_user(const struct rpc_call *call)
+{
+    (void)call;
+    return &fake_connection;
 }
 struct arena *rpc_call_arena(struct rpc_call *call)
 {
@@ -242,6 +250,10 @@ static int world_setup(void **state)
 static int world_teardown(void **state)
 {
     (void)state;
+    if (fake_connection != NULL) {
+        api_connection_gone(fake_connection);
+        fake_connection = NULL;
+    }
     api_thread_stop(world.api, 0);
     api_free(world.api);
     cache_free(world.cache);

@@ -292,6 +292,94 @@ static void an_empty_key_means_everything_from_the_first(void **state)
     call_end(call);
 }
 
+static void create_progress(struct rpc_call *call, const char *key)
+{
+    Etcdserverpb__WatchCreateRequest body = ETCDSERVERPB__WATCH_CREATE_REQUEST__INIT;
+    body.key = bytes_of(key);
+    body.progress_notify = 1;
+    create(call, &body);
+    world_turn();
+}
+
+/* A Range on the watcher's connection; returns the revision that it tells. */
+static int64_t read_key(const char *key, bool serializable)
+{
+    Etcdserverpb__RangeRequest request = ETCDSERVERPB__RANGE_REQUEST__INIT;
+    request.key = bytes_of(key);
+    request.serializable = serializable;
+    struct rpc_call *call = call_new("/etcdserverpb.KV/Range");
+    call_send(call, &request);
+    assert_true(call->replied);
+    const Etcdserverpb__RangeResponse *got =
+        message_of(call, 0, &etcdserverpb__range_response__descriptor, &arena);
+    int64_t revision = got->header->revision;
+    call_end(call);
+    return revision;
+}
+
+static void a_linearizable_read_brings_progress_with_it(void **state)
+{
+    (void)state;
+    world.reads_are_local = true;
+    struct rpc_call *call = watch_call();
+    create_key(call, "a", 0); /* Wants no notices. */
+    create_progress(call, "a");
+    world_put("b", "1");
+    world_turn();
+    assert_int_equal(read_key("missing", true), 2);
+    world_turn();
+    assert_int_equal(call->message_count, 2);
+    for (int i = 0; i < 3; i++) { /* Once for a revision. */
+        assert_int_equal(read_key("missing", false), 2);
+        world_turn();
+    }
+    assert_int_equal(call->message_count, 3);
+    const Etcdserverpb__WatchResponse *got = response(call, 2);
+    assert_int_equal(got->watch_id, 1);
+    assert_int_equal(got->n_events, 0);
+    assert_int_equal(got->header->revision, 2);
+    create_progress(call, "c"); /* Knows nothing yet. */
+    assert_int_equal(read_key("missing", false), 2);
+    world_turn();
+    assert_int_equal(call->message_count, 5);
+    assert_int_equal(response(call, 4)->watch_id, 2);
+    call_end(call);
+    assert_int_equal(read_key("missing", false), 2); /* Nobody is there to be told. */
+    world_turn();
+}
+
+/* The read sees what the hub has not walked yet. */
+static void progress_beside_a_read_comes_behind_its_events(void **state)
+{
+    (void)state;
+    world.reads_are_local = true;
+    struct rpc_call *call = watch_call();
+    create_progress(call, "a");
+    world_put("a", "1");
+    world_put("b", "1");
+    assert_int_equal(read_key("missing", false), 3);
+    assert_int_equal(call->message_count, 1);
+    world_turn();
+    world_turn();
+    assert_int_equal(call->message_count, 3);
+    assert_int_equal(response(call, 1)->n_events, 1);
+    assert_int_equal(response(call, 1)->header->revision, 2);
+    assert_int_equal(response(call, 2)->n_events, 0);
+    assert_int_equal(response(call, 2)->header->revision, 3);
+    world_put("a", "2");
+    assert_int_equal(read_key("missing", false), 4);
+    world_turn();
+    assert_int_equal(call->message_count, 4); /* The event says it all. */
+    call->room = false;
+    world_put("a", "3");
+    world_turn();
+    world_put("b", "2");
+    assert_int_equal(read_key("missing", false), 6);
+    world_turn();
+    assert_int_equal(call->message_count, 5); /* Paused: not synced. */
+    call_end(call);
+}
+
 static void a_full_window_pauses_and_nothing_is_lost(void **state)
 {
     (void)state;
@@ -441,6 +529,8 @@ int main(void)
         CASE(progress_is_told_when_all_is_sent),
         CASE(progress_notices_come_by_themselves),
         CASE(a_stalled_client_is_told_no_progress),
+        CASE(a_linearizable_read_brings_progress_with_it),
+        CASE(progress_beside_a_read_comes_behind_its_events),
         CASE(previous_kvs_and_filters_are_obeyed),
         CASE(an_empty_key_means_everything_from_the_first),
         CASE(a_full_window_pauses_and_nothing_is_lost),

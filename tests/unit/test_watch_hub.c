@@ -325,7 +325,11 @@ static void world_step(struct world *world, struct stream *streams)
         }
         break;
     case 4:
-        watch_stream_request_progress(stream->stream);
+        if (rng_below(&world->rng, 2) == 0) {
+            watch_stream_request_progress(stream->stream);
+        } else {
+            watch_stream_offer_progress(stream->stream);
+        }
         break;
     case 5:
         if (rng_below(&world->rng, 6) == 0 && world->rev > world->compact_rev + 8) {
@@ -456,6 +460,85 @@ static void silent_watchers_hear_progress(void **state)
     (void)watch_hub_turn(world.hub, watch_hub_next_ns(world.hub));
     assert_int_equal(client->progress_count, 1);
     watch_stream_close(stream.stream);
+    world_fini(&world);
+}
+
+static struct client *client_add(struct stream *stream, uint32_t index, int64_t start_rev,
+                                 bool progress_notify)
+{
+    struct client *client = &stream->clients[index];
+    *client = (struct client){.last = KEYS - 1, .open = true};
+    client->start_rev = start_rev == 0 ? stream->world->rev + 1 : start_rev;
+    const struct watch_create create = {.key = SLICE_LIT("k"),
+                                        .range_end = SLICE_LIT("l"),
+                                        .start_rev = start_rev,
+                                        .progress_notify = progress_notify};
+    assert_int_equal(watch_stream_create(stream->stream, &create, 0, &client->id), WATCH_OK);
+    return client;
+}
+
+static void offer(struct stream *stream)
+{
+    watch_stream_offer_progress(stream->stream);
+    (void)watch_hub_turn(stream->world->hub, 0);
+}
+
+/* A write of nothing that the watchers look at. */
+static void world_write_beside(struct world *world)
+{
+    struct cache_edit *edit = cache_edit_begin(world->cache);
+    const struct cache_row row = {
+        .revision = ++world->rev, .key = SLICE_LIT("z"), .create_rev = world->rev, .version = 1};
+    assert_non_null(cache_edit_apply(edit, &row));
+    cache_edit_publish(edit);
+}
+
+/* Offered progress is for those who asked for notices, are level with the hub and have reached
+ * their start, and says nothing that they know. */
+static void offered_progress_is_new_to_synced_watchers(void **state)
+{
+    (void)state;
+    static struct world world;
+    static struct stream stream;
+    world_init(&world, 1);
+    memset(&stream, 0, sizeof(stream));
+    stream.world = &world;
+    stream.stream = watch_stream_open(world.hub, &sink, &stream);
+    struct client *fresh = client_add(&stream, 0, 0, true);
+    struct client *plain = client_add(&stream, 1, 0, false);
+    struct client *future = client_add(&stream, 2, world.rev + 3, true);
+    offer(&stream);
+    assert_int_equal(fresh->progress_count, 1);
+    offer(&stream); /* The same revision again. */
+    assert_int_equal(fresh->progress_count, 1);
+    world_write(&world, 1);
+    offer(&stream); /* Its event has just told it. */
+    assert_int_equal(fresh->progress_count, 1);
+    assert_int_equal(future->progress_count, 0);
+    world_write_beside(&world);
+    world_write_beside(&world);
+    offer(&stream);
+    assert_int_equal(fresh->progress_count, 2);
+    assert_int_equal(future->progress_count, 1);
+    assert_int_equal(plain->progress_count, 0);
+    stream.full = true;
+    world_write(&world, 1);
+    world_write_beside(&world);
+    offer(&stream); /* Paused by the first event. */
+    assert_int_equal(fresh->progress_count, 2);
+    for (uint32_t i = 3; i <= LIMIT_PROGRESS_OFFER; i++) {
+        (void)client_add(&stream, i, 0, true);
+    }
+    world_write_beside(&world);
+    offer(&stream);
+    assert_int_equal(stream.clients[LIMIT_PROGRESS_OFFER].progress_count, 0); /* Too many. */
+    assert_true(watch_stream_cancel(stream.stream, future->id));
+    future->open = false;
+    offer(&stream);
+    assert_int_equal(stream.clients[LIMIT_PROGRESS_OFFER].progress_count, 1);
+    watch_stream_offer_progress(stream.stream);
+    watch_stream_close(stream.stream);
+    (void)watch_hub_turn(world.hub, 0); /* Nothing is left of the offer. */
     world_fini(&world);
 }
 
@@ -650,6 +733,7 @@ int main(void)
         cmocka_unit_test(every_watcher_sees_what_a_list_says),
         cmocka_unit_test(ids_are_given_as_etcd_gives_them),
         cmocka_unit_test(silent_watchers_hear_progress),
+        cmocka_unit_test(offered_progress_is_new_to_synced_watchers),
         cmocka_unit_test(a_compacted_watcher_keeps_its_id),
         cmocka_unit_test(prev_kv_is_what_stood_one_revision_earlier),
         cmocka_unit_test(large_previous_values_cut_responses),
