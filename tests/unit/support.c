@@ -21,6 +21,22 @@ void fake_clock_init(struct fake_clock *fake)
     *fake = (struct fake_clock){.clock = {fake_clock_now_ns}, .now_ns = NS_PER_S};
 }
 
+static uint64_t shared_clock_now_ns(const struct clock *clock)
+{
+    return atomic_load(&CONTAINER_OF_CONST(clock, struct shared_clock, clock)->now_ns);
+}
+
+void shared_clock_init(struct shared_clock *shared)
+{
+    *shared = (struct shared_clock){.clock = {shared_clock_now_ns}};
+    atomic_init(&shared->now_ns, NS_PER_S);
+}
+
+void shared_clock_advance(struct shared_clock *shared, uint64_t by_ns)
+{
+    (void)atomic_fetch_add(&shared->now_ns, by_ns);
+}
+
 uint64_t support_seed(void)
 {
     static bool is_printed;

@@ -4,6 +4,7 @@
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -18,6 +19,20 @@ struct fake_clock {
     uint64_t now_ns;
 };
 void fake_clock_init(struct fake_clock *fake);
+
+/* The same for servers with threads of their own: any thread may read it and move it on. Their
+ * loops look at it again after as long as the wait would have taken in truth. */
+struct shared_clock {
+    struct clock clock; /* First: handed out as a struct clock. */
+    _Atomic uint64_t now_ns;
+};
+void shared_clock_init(struct shared_clock *shared);
+void shared_clock_advance(struct shared_clock *shared, uint64_t by_ns);
+
+/* How long a test waits for what must come before it calls it hanging. No test may depend on how
+ * fast the machine is: what else is bounded is bounded by counts, order or a clock as above. */
+enum { SUPPORT_HANG_S = 120 };
+#define SUPPORT_HANG_NS (SUPPORT_HANG_S * NS_PER_S)
 
 /* From DROVER_SEED, else 1. Printed when a test asks the first time. */
 uint64_t support_seed(void);

@@ -4,6 +4,7 @@
 #include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <unistd.h>
 
 #include "core/mem.h"
 #include "support.h"
@@ -310,8 +311,10 @@ void served_start(struct served_server *served, void (*change)(struct rpc_config
 
 void served_stop(struct served_server *served, uint64_t grace_ns)
 {
+    (void)alarm(SUPPORT_HANG_S);
     rpc_server_stop(served->server, grace_ns);
     rpc_server_join(served->server);
+    (void)alarm(0);
     rpc_server_free(served->server);
 }
 

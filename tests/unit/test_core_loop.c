@@ -6,6 +6,7 @@
 #include "support.h"
 
 #include <pthread.h>
+#include <unistd.h>
 
 #include "core/loop.h"
 #include "core/mem.h"
@@ -181,9 +182,9 @@ static void a_turn_ends_with_posts_timers_and_hooks(void **state)
     traced_post.run = post_traces;
     loop_post(&loop, &traced_post);
     timers_arm(&loop.timers, &traced_timer, 0, timer_traces);
-    uint64_t start_ns = clock_now_ns(&clock_monotonic);
+    (void)alarm(SUPPORT_HANG_S); /* A loop that sleeps on work sleeps for ever. */
     loop_run(&loop);
-    assert_true(clock_now_ns(&clock_monotonic) - start_ns < NS_PER_S * 5);
+    (void)alarm(0);
     assert_memory_equal(trace, "pt12ps1", 7);
     assert_true(reclaim_passed(&reclaim, epoch));
     loop_remove_hook(&loop, &first_hook);
@@ -221,19 +222,29 @@ static void a_hook_may_remove_those_behind_it(void **state)
     loop_fini(&loop);
 }
 
+static void foreign_timer_traces(uv_timer_t *handle)
+{
+    (void)handle;
+    trace_add('x');
+}
+
+/* In time: it is not some later event that wakes the loop and finds the timer due. */
 static void a_timer_wakes_a_sleeping_loop_in_time(void **state)
 {
     (void)state;
     memset(trace, 0, sizeof(trace));
     loop_init(&loop, &clock_monotonic);
+    uv_timer_t later;
+    assert_int_equal(uv_timer_init(&loop.uv, &later), 0);
+    assert_int_equal(uv_timer_start(&later, foreign_timer_traces, SUPPORT_HANG_S * 1000, 0), 0);
     uint64_t start_ns = clock_now_ns(&clock_monotonic);
     traced_timer = (struct timer){0};
     timers_arm(&loop.timers, &traced_timer, 20 * NS_PER_MS, timer_stops);
+    uv_unref((uv_handle_t *)&later);
     loop_run(&loop);
-    uint64_t took_ns = clock_now_ns(&clock_monotonic) - start_ns;
-    assert_true(took_ns >= 20 * NS_PER_MS);
-    assert_true(took_ns < 2 * NS_PER_S);
+    assert_true(clock_now_ns(&clock_monotonic) - start_ns >= 20 * NS_PER_MS);
     assert_string_equal(trace, "s");
+    uv_close((uv_handle_t *)&later, NULL);
     loop_fini(&loop);
 }
 
