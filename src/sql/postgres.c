@@ -85,7 +85,8 @@ static void pg_open(struct sql_log *base)
     struct pg_log *log = pg_of(base);
     ASSERT_ON_LOOP(log->loop);
     ASSERT(base->events.opened != NULL);
-    timers_arm(&log->loop->timers, &log->open_timer, OPEN_TIMEOUT_MS * NS_PER_MS, open_on_timeout);
+    timers_arm(&log->loop->timers, &log->open_timer, log->open_timeout_ms * NS_PER_MS,
+               open_on_timeout);
     pg_conn_start(&log->conns[PG_ROLE_APPEND]);
 }
 
@@ -422,6 +423,7 @@ enum err sql_postgres_new(const struct sql_config *config, struct sql_log **out,
         config->connect_timeout_ms == 0 ? CONNECT_TIMEOUT_MS : config->connect_timeout_ms;
     log->statement_timeout_ms =
         config->statement_timeout_ms == 0 ? STATEMENT_TIMEOUT_MS : config->statement_timeout_ms;
+    log->open_timeout_ms = config->open_timeout_ms == 0 ? OPEN_TIMEOUT_MS : config->open_timeout_ms;
     char shown[512];
     sql_url_redacted(config->url, shown, sizeof(shown));
     log->shown_url = mem_strdup(shown);

@@ -218,6 +218,7 @@ struct pg_log {
     bool pooler;
     uint32_t connect_timeout_ms;
     uint32_t statement_timeout_ms;
+    uint32_t open_timeout_ms;
 
     /* Of the URL: parallel arrays for libpq, NULL-terminated, host, hostaddr and port left out. */
     char **keywords;

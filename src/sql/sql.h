@@ -307,11 +307,13 @@ struct sql_log {
     bool exclusive;
 };
 
+/* Times: 0 is a default. */
 struct sql_config {
     const char *url;   /* Already chosen by --datastore; see sql_open_url. */
     struct loop *loop; /* The store's loop: sockets live and completions run there. */
     uint32_t connect_timeout_ms;
     uint32_t statement_timeout_ms;
+    uint32_t open_timeout_ms;  /* When |opened| says that nobody answers. */
     const char *tables_prefix; /* "" by default. */
     bool pooler;               /* --datastore-pooler: a transaction pooler is in between. */
 };

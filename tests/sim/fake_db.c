@@ -12,6 +12,7 @@ void fake_db_init(struct fake_db *db, struct sched *sched)
     *db = (struct fake_db){.sched = sched};
     rng_fill(&sched->rng, db->fence.era, sizeof(db->fence.era));
     db->fence.epoch = 1;
+    db->schema_version = SQL_SCHEMA_VERSION;
     db->cluster_id = rng_next(&sched->rng) | 1;
     (void)snprintf(db->fence.identity, sizeof(db->fence.identity), "fake");
     (void)snprintf(db->live_identity, sizeof(db->live_identity), "fake");
@@ -33,7 +34,7 @@ void fake_db_head(const struct fake_db *db, struct sql_head *head)
         head->compact_rev = newest->entry.compact_rev;
     }
     head->deleted_below = db->deleted_below;
-    head->schema_version = SQL_SCHEMA_VERSION;
+    head->schema_version = db->schema_version;
     head->fence = db->fence;
     memcpy(head->live_identity, db->live_identity, sizeof(head->live_identity));
 }
@@ -42,7 +43,8 @@ static bool fence_holds(const struct fake_db *db, const struct sql_fence *fence)
 {
     return memcmp(fence->era, db->fence.era, sizeof(fence->era)) == 0 &&
            fence->epoch == db->fence.epoch && strcmp(fence->identity, db->fence.identity) == 0 &&
-           strcmp(fence->identity, db->live_identity) == 0;
+           strcmp(fence->identity, db->live_identity) == 0 &&
+           db->schema_version == SQL_SCHEMA_VERSION;
 }
 
 /* ---- leases --------------------------------------------------------------------------------- */

@@ -53,6 +53,7 @@ struct fake_db {
     struct sched *sched;
     struct sql_fence fence;
     char live_identity[SQL_IDENTITY_SIZE];
+    uint32_t schema_version;
     uint64_t cluster_id;
     int64_t deleted_below;
     struct fake_entry *entries; /* By seq - 1. */

@@ -7,6 +7,13 @@
 
 #include "sql/sql.h"
 
+/* What can be changed in the cluster row behind a log's back. */
+enum conf_alter {
+    CONF_ALTER_SCHEMA_VERSION, /* One more than it was. */
+    CONF_ALTER_IDENTITY,       /* With an x in front. */
+    CONF_ALTER_COUNT
+};
+
 struct sql_conformance {
     struct sql_log *log;   /* Opened well, on an empty database. */
     struct sql_log *other; /* A second one on the same database, or NULL: one writer only. */
@@ -14,6 +21,11 @@ struct sql_conformance {
     void (*pump)(void *arg);
     /* Let |ms| pass, on the clock of the log; the loop may run meanwhile. NULL: it cannot. */
     void (*wait_ms)(void *arg, uint32_t ms);
+    /* True time. A machine may stand still for longer than a server waits for its client: what
+     * failed and took that long is tried again. NULL: never. */
+    uint64_t (*now_ns)(void *arg);
+    /* Change the cluster row, or change it back; no request is in flight. NULL: it cannot. */
+    void (*alter)(void *arg, enum conf_alter what, bool is_on);
     void *arg;
     uint64_t seed;
 };
@@ -32,7 +44,9 @@ struct conf_world {
     struct sql_row *rows; /* Everything that ought to be in kv, in order. Owned. */
     uint32_t row_count;
     uint32_t row_room;
-    char **entries; /* Each entry's chain in hexadecimal, by seq - 1. */
+    char **entries;     /* Each entry's chain in hexadecimal, by seq - 1. */
+    uint64_t locked_ns; /* Before the last lock was asked for. */
+    bool is_slow;       /* The last request failed for want of time. */
 };
 
 void conf_world_init(struct conf_world *world, const struct sql_conformance *conformance);
@@ -53,9 +67,12 @@ void conf_batch_put(struct conf_world *world, struct conf_batch *batch, const ch
 void conf_batch_effect(struct conf_batch *batch, struct sql_effect effect);
 /* Sums, hashes, chain and expectation, as of |world|'s head. */
 void conf_batch_seal(struct conf_world *world, struct conf_batch *batch);
-/* Append on |log| and wait. */
+/* Append on |log| and wait. Lost for being slow: once more. */
 enum sql_outcome conf_batch_append(struct conf_world *world, struct sql_log *log,
                                    struct conf_batch *batch);
+/* The same with the lock, once. True when the machine was so slow that the lock was taken from us:
+ * then lock again. */
+bool conf_batch_append_locked(struct conf_world *world, struct conf_batch *batch);
 /* It is in the log: move the world's head and rows behind it. */
 void conf_batch_won(struct conf_world *world, struct conf_batch *batch);
 void conf_batch_fini(struct conf_batch *batch);
@@ -75,6 +92,12 @@ enum err conf_load(struct conf_world *world, struct sql_log *log, struct sql_loa
 const struct sql_row *conf_newest(const struct sql_row *rows, uint32_t count, struct slice key);
 /* Frees the bytes of a row that the world or a batch owns. */
 void conf_row_free(struct sql_row *row);
+/* |alter| as SQL, with '~' for the tables' prefix. */
+const char *conf_alter_text(enum conf_alter what, bool is_on);
+
+/* support_conformance_fence.c: cases of the script. */
+void conf_an_empty_log_expects_no_chain(struct conf_world *world);
+void conf_each_condition_is_needed(struct conf_world *world);
 /* Load, and compare all of it with what the world ought to hold. */
 void conf_check_load(struct conf_world *world, struct sql_log *log);
 

@@ -6,6 +6,24 @@
 
 enum { CONF_ROWS_MAX = 8192, CONF_ENTRIES_MAX = 4096 };
 
+/* ---- slow machines -------------------------------------------------------------------------- */
+
+/* A little less than what servers grant a client that holds a lock. */
+#define CONF_SLOW_NS (900 * NS_PER_MS)
+
+static uint64_t conf_now_ns(const struct conf_world *world)
+{
+    return world->c->now_ns == NULL ? 0 : world->c->now_ns(world->c->arg);
+}
+
+/* Did it fail for want of time alone, or because the connection that did so is not yet replaced? */
+static bool conf_is_slow(struct conf_world *world, uint64_t start_ns, bool is_failed, bool is_down)
+{
+    world->is_slow =
+        is_failed && ((world->is_slow && is_down) || conf_now_ns(world) - start_ns >= CONF_SLOW_NS);
+    return world->is_slow;
+}
+
 /* ---- the world ------------------------------------------------------------------------------ */
 
 void conf_world_init(struct conf_world *world, const struct sql_conformance *conformance)
@@ -142,13 +160,35 @@ void conf_batch_seal(struct conf_world *world, struct conf_batch *batch)
 enum sql_outcome conf_batch_append(struct conf_world *world, struct sql_log *log,
                                    struct conf_batch *batch)
 {
+    uint64_t start_ns;
+    bool is_down;
+    bool is_lost;
+    do {
+        start_ns = conf_now_ns(world);
+        batch->done = false;
+        log->ops->append(log, &batch->append);
+        ASSERT(!batch->done); /* Never inside the call. */
+        while (!batch->done) {
+            world->c->pump(world->c->arg);
+        }
+        is_down = batch->append.outcome == SQL_REFUSED && batch->append.err == ERR_NO_LEADER;
+        is_lost = batch->append.outcome == SQL_LOST || is_down;
+    } while (conf_is_slow(world, start_ns, is_lost, is_down));
+    return batch->append.outcome;
+}
+
+bool conf_batch_append_locked(struct conf_world *world, struct conf_batch *batch)
+{
+    ASSERT(batch->append.locked);
     batch->done = false;
-    log->ops->append(log, &batch->append);
-    ASSERT(!batch->done); /* Never inside the call. */
+    world->c->log->ops->append(world->c->log, &batch->append);
+    ASSERT(!batch->done);
     while (!batch->done) {
         world->c->pump(world->c->arg);
     }
-    return batch->append.outcome;
+    bool is_lost = batch->append.outcome == SQL_LOST ||
+                   (batch->append.outcome == SQL_REFUSED && batch->append.err == ERR_NO_LEADER);
+    return is_lost && conf_now_ns(world) - world->locked_ns >= CONF_SLOW_NS;
 }
 
 void conf_batch_won(struct conf_world *world, struct conf_batch *batch)
@@ -170,6 +210,17 @@ void conf_batch_won(struct conf_world *world, struct conf_batch *batch)
     world->entries[entry->seq - 1] = (char *)hex.data;
 }
 
+const char *conf_alter_text(enum conf_alter what, bool is_on)
+{
+    static const char *const texts[CONF_ALTER_COUNT][2] = {
+        [CONF_ALTER_SCHEMA_VERSION] = {"UPDATE ~cluster SET schema_version = schema_version - 1",
+                                       "UPDATE ~cluster SET schema_version = schema_version + 1"},
+        [CONF_ALTER_IDENTITY] = {"UPDATE ~cluster SET identity = substr(identity, 2)",
+                                 "UPDATE ~cluster SET identity = 'x' || identity"},
+    };
+    return texts[what][is_on ? 1 : 0];
+}
+
 /* ---- requests ------------------------------------------------------------------------------- */
 
 /* One request of a kind at a time, so one flag each is enough. */
@@ -183,13 +234,21 @@ void conf_batch_won(struct conf_world *world, struct conf_batch *batch)
     static enum err conf_##kind##_call(struct conf_world *world, struct sql_log *log, \
                                        struct sql_##kind *request)                    \
     {                                                                                 \
+        uint64_t start_ns;                                                            \
+        bool is_down;                                                                 \
+        bool is_failed;                                                               \
         request->done = conf_##kind##_done;                                           \
-        conf_##kind##_is_done = false;                                                \
-        log->ops->kind(log, request);                                                 \
-        ASSERT(!conf_##kind##_is_done);                                               \
-        while (!conf_##kind##_is_done) {                                              \
-            world->c->pump(world->c->arg);                                            \
-        }                                                                             \
+        do {                                                                          \
+            start_ns = conf_now_ns(world);                                            \
+            conf_##kind##_is_done = false;                                            \
+            log->ops->kind(log, request);                                             \
+            ASSERT(!conf_##kind##_is_done);                                           \
+            while (!conf_##kind##_is_done) {                                          \
+                world->c->pump(world->c->arg);                                        \
+            }                                                                         \
+            is_down = request->err == ERR_NO_LEADER;                                  \
+            is_failed = is_down || request->err == ERR_DATABASE;                      \
+        } while (conf_is_slow(world, start_ns, is_failed, is_down));                  \
         return request->err;                                                          \
     }
 
@@ -227,6 +286,7 @@ enum err conf_tail(struct conf_world *world, struct sql_log *log, struct sql_tai
 
 enum err conf_lock(struct conf_world *world, struct sql_log *log, struct sql_lock *lock)
 {
+    world->locked_ns = conf_now_ns(world);
     return conf_lock_call(world, log, lock);
 }
 

@@ -6,6 +6,9 @@
 
 #include "core/mem.h"
 
+/* Where a test does not say otherwise: as long as it takes. */
+enum { PATIENCE_MS = 60 * 1000 };
+
 void log_fixture_pump(void *arg)
 {
     struct log_fixture *fixture = arg;
@@ -45,6 +48,10 @@ static void log_fixture_on_closed(void *arg)
 void log_fixture_start(struct log_fixture *fixture, const struct sql_config *config)
 {
     struct sql_config own = *config;
+    own.connect_timeout_ms = own.connect_timeout_ms == 0 ? PATIENCE_MS : own.connect_timeout_ms;
+    own.statement_timeout_ms =
+        own.statement_timeout_ms == 0 ? PATIENCE_MS : own.statement_timeout_ms;
+    own.open_timeout_ms = own.open_timeout_ms == 0 ? PATIENCE_MS : own.open_timeout_ms;
     fixture->owns_loop = own.loop == NULL;
     if (fixture->owns_loop) {
         own.loop = mem_alloc(sizeof(*own.loop));
@@ -65,6 +72,11 @@ void log_fixture_open(struct log_fixture *fixture, const char *url)
 {
     struct sql_config config = {.url = url};
     log_fixture_start(fixture, &config);
+    log_fixture_wait_opened(fixture);
+}
+
+void log_fixture_wait_opened(struct log_fixture *fixture)
+{
     while (!fixture->is_opened) {
         log_fixture_pump(fixture);
     }
@@ -84,11 +96,45 @@ void log_fixture_close(struct log_fixture *fixture)
     }
 }
 
+static uint64_t log_fixture_now_ns(void *arg)
+{
+    (void)arg;
+    return clock_now_ns(&clock_monotonic);
+}
+
 struct sql_conformance log_fixture_conformance(struct log_fixture *fixture, uint64_t seed)
 {
     return (struct sql_conformance){.log = fixture->log,
                                     .pump = log_fixture_pump,
                                     .wait_ms = log_fixture_wait_ms,
+                                    .now_ns = log_fixture_now_ns,
                                     .arg = fixture,
                                     .seed = seed};
+}
+
+void log_world_open(struct conf_world *world, const struct sql_conformance *conformance)
+{
+    conf_world_init(world, conformance);
+    enum err err = conf_probe(world, conformance->log, &world->head);
+    ASSERT(err == ERR_OK);
+}
+
+enum sql_outcome log_world_put(struct conf_world *world, uint32_t rows, size_t value_size,
+                               enum err *err)
+{
+    struct conf_batch batch;
+    conf_batch_init(world, &batch);
+    for (uint32_t i = 0; i < rows; i++) {
+        char key[32];
+        (void)snprintf(key, sizeof(key), "key%u", i);
+        conf_batch_put(world, &batch, key, value_size, false);
+    }
+    conf_batch_seal(world, &batch);
+    enum sql_outcome outcome = conf_batch_append(world, world->c->log, &batch);
+    *err = batch.append.err;
+    if (outcome == SQL_COMMITTED) {
+        conf_batch_won(world, &batch);
+    }
+    conf_batch_fini(&batch);
+    return outcome;
 }

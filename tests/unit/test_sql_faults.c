@@ -158,8 +158,7 @@ static void log_open(struct log_fixture *fixture, struct sql_conformance *confor
     log_fixture_open(fixture, url);
     assert_int_equal(fixture->opened, ERR_OK);
     *conformance = log_fixture_conformance(fixture, 5);
-    conf_world_init(world, conformance);
-    assert_int_equal(conf_probe(world, fixture->log, &world->head), ERR_OK);
+    log_world_open(world, conformance);
 }
 
 static void folder_remove(void)
@@ -167,21 +166,6 @@ static void folder_remove(void)
     char command[128];
     (void)snprintf(command, sizeof(command), "rm -rf '%s'", folder);
     assert_int_equal(system(command), 0);
-}
-
-static enum sql_outcome log_put(struct conf_world *world, struct sql_log *log, enum err *err)
-{
-    struct conf_batch batch;
-    conf_batch_init(world, &batch);
-    conf_batch_put(world, &batch, "key", 5000, false);
-    conf_batch_seal(world, &batch);
-    enum sql_outcome outcome = conf_batch_append(world, log, &batch);
-    *err = batch.append.err;
-    if (outcome == SQL_COMMITTED) {
-        conf_batch_won(world, &batch);
-    }
-    conf_batch_fini(&batch);
-    return outcome;
 }
 
 static void a_full_disk_refuses_and_harms_nothing(void **state)
@@ -193,9 +177,9 @@ static void a_full_disk_refuses_and_harms_nothing(void **state)
     enum err err;
     log_open(&fixture, &conformance, &world);
     for (uint32_t i = 0; i < 5; i++) {
-        assert_int_equal(log_put(&world, fixture.log, &err), SQL_COMMITTED);
+        assert_int_equal(log_world_put(&world, 1, 5000, &err), SQL_COMMITTED);
         atomic_store(&fault, FAULT_WRITE_FULL);
-        assert_int_equal(log_put(&world, fixture.log, &err), SQL_REFUSED);
+        assert_int_equal(log_world_put(&world, 1, 5000, &err), SQL_REFUSED);
         assert_int_equal(err, ERR_NO_SPACE);
         atomic_store(&fault, FAULT_NONE);
         conf_check_load(&world, fixture.log);
@@ -212,10 +196,10 @@ static void commit_with(enum fault what)
     struct conf_world world;
     enum err err;
     log_open(&fixture, &conformance, &world);
-    assert_int_equal(log_put(&world, fixture.log, &err), SQL_COMMITTED);
+    assert_int_equal(log_world_put(&world, 1, 5000, &err), SQL_COMMITTED);
     folder_remove(); /* The files stay open; this process does not come back. */
     atomic_store(&fault, what);
-    (void)log_put(&world, fixture.log, &err);
+    (void)log_world_put(&world, 1, 5000, &err);
 }
 
 static void commit_without_sync(void)
