@@ -198,7 +198,7 @@ static void entry_published(struct store *store, const struct sql_entry *entry, 
     store->seen_seq = entry->seq > store->seen_seq ? entry->seq : store->seen_seq;
     for (uint32_t i = 0; i < entry->effect_count; i++) {
         if (entry->effects[i].kind == SQL_COMPACT) {
-            store_upkeep_compacted(store, entry->seq);
+            store_upkeep_compacted(store, entry->seq, entry->effects[i].id);
         } else {
             store_leases_effect(store, &entry->effects[i], entry->seq);
         }

@@ -251,6 +251,9 @@ static void refused(struct store *store, enum err err)
     switch ((int)err) {
     case ERR_NO_LEADER:
     case ERR_DATABASE:
+        if (batch->refusals++ == 0) {
+            LOG(LOG_WARN, "appends are refused", LSTR("error", err_name(err)));
+        }
         store_batch_requeue(store);
         store_batch_pause(store);
         return;
@@ -265,12 +268,27 @@ static void refused(struct store *store, enum err err)
     sm_move(&batch->sm, BATCH_IDLE);
 }
 
+/* The database executes what it is sent. */
+static void executed(struct store_batch *batch)
+{
+    ASSERT(batch->sm.now < BATCH_STATE_COUNT);
+    ASSERT(batch->pause_ms <= STORE_BACKOFF_MAX_MS);
+    if (batch->refusals > 0) {
+        LOG(LOG_INFO, "appends go again", LUINT("refused", batch->refusals));
+    }
+    batch->refusals = 0;
+    batch->pause_ms = 0;
+}
+
 static void appended(struct sql_append *append)
 {
     ASSERT(append->done != NULL);
     struct store_batch *batch = CONTAINER_OF(append, struct store_batch, append);
     struct store *store = CONTAINER_OF(batch, struct store, batch);
     store_count_append(store, append);
+    if (append->outcome != SQL_REFUSED && append->outcome != SQL_IN_DOUBT) {
+        executed(batch);
+    }
     if (!sm_is(&batch->sm, BATCH_APPENDING)) {
         store_batch_resolved(store, append->outcome);
         return;
@@ -437,8 +455,12 @@ static void locked(struct sql_lock *lock)
                   !store_health_is_away(&store->health) &&
                   store_head_check(store, &tail->head, batch->expected_seq, &batch->expected_chain);
     if (usable) {
-        usable =
-            store_apply_entries(store, &tail->head, tail->entries, tail->entry_count) == APPLY_OK;
+        enum apply_result result =
+            store_apply_entries(store, &tail->head, tail->entries, tail->entry_count);
+        if (result == APPLY_RELOAD) {
+            store_reload_want(store, "entries or rows behind ours are gone");
+        }
+        usable = result == APPLY_OK;
     }
     if (!usable || store->queue.first == NULL || tail->head.seq != store->seq) {
         store->log->ops->unlock(store->log);
@@ -491,8 +513,7 @@ void store_batch_start(struct store *store)
     ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     if (!sm_is(&batch->sm, BATCH_IDLE) || store->queue.first == NULL || !store_is_live(store) ||
-        sm_is(&store->life, LIFE_CATCHING_UP) || store_health_is_away(&store->health) ||
-        store->health.fenced) {
+        sm_is(&store->life, LIFE_CATCHING_UP) || store_health_error(store) != ERR_OK) {
         return;
     }
     ASSERT(!store_batch_is_open(store) && batch->members.count == 0);
@@ -519,8 +540,19 @@ void store_batch_pause(struct store *store)
     struct store_batch *batch = &store->batch;
     ASSERT(batch->members.count == 0 && !store_batch_is_open(store));
     sm_move(&batch->sm, BATCH_PAUSED);
-    uint64_t ms = 10 + rng_below(store->config.rng, 40);
-    timers_arm(store->timers, &batch->retry, ms * NS_PER_MS, paused);
+    timers_arm(store->timers, &batch->retry, store_backoff_ns(store, &batch->pause_ms), paused);
+}
+
+void store_batch_back(struct store *store)
+{
+    ASSERT(store_is_sound(store));
+    struct store_batch *batch = &store->batch;
+    batch->pause_ms = 0;
+    if (sm_is(&batch->sm, BATCH_PAUSED)) {
+        ASSERT(timer_is_armed(&batch->retry));
+        timers_disarm(store->timers, &batch->retry);
+        sm_move(&batch->sm, BATCH_IDLE);
+    }
 }
 
 bool store_batch_seen(struct store *store, const struct sql_entry *entry)
@@ -559,16 +591,17 @@ void store_batch_pulled(struct store *store, bool ok)
     }
 }
 
-void store_batch_away(struct store *store)
+void store_batch_away(struct store *store, enum err err)
 {
     ASSERT(store_is_sound(store));
+    ASSERT(err != ERR_OK);
     struct store_batch *batch = &store->batch;
     if (sm_is(&batch->sm, BATCH_PROBING)) {
         /* Evaluated but never sent: as certainly not executed as what waits. */
-        store_answer_all(&batch->members, ERR_NO_LEADER);
+        store_answer_all(&batch->members, err);
         sm_move(&batch->sm, BATCH_IDLE);
     }
-    store_answer_all(&store->queue, ERR_NO_LEADER);
+    store_answer_all(&store->queue, err);
 }
 
 void store_batch_reloaded(struct store *store)

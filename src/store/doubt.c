@@ -74,6 +74,11 @@ static void judged(struct sql_verdict *verdict)
         store_batch_doubt(store);
         return;
     }
+    /* What another database says settles nothing here. */
+    if (!store_head_check(store, &verdict->head, batch->expected_seq, &batch->expected_chain)) {
+        store_batch_doubt(store);
+        return;
+    }
     if (verdict->found) {
         if (store_writer_is(&verdict->writer, &batch->entry.writer)) {
             resolved_ours(store);
@@ -82,11 +87,7 @@ static void judged(struct sql_verdict *verdict)
         }
         return;
     }
-    if (!store_head_check(store, &verdict->head, batch->expected_seq, &batch->expected_chain)) {
-        store_batch_doubt(store);
-        return;
-    }
-    if (verdict->head.seq > batch->expected_seq) {
+    if (verdict->head.seq > batch->expected_seq && !batch->beaten) {
         unknowable(store);
         return;
     }

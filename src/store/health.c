@@ -10,17 +10,13 @@
  * HALF_OPEN  one probe is under way
  *
  * Any answered read closes the breaker, and any state may see one: statements begun before it
- * opened are still under way. Fenced is beside this: the database answers, but is another one.
+ * opened are still under way. Fenced is beside this: the database answers, but is another one; then
+ * only probes are sent (read_index.c), which tell when it is the right one again.
  * With an exclusive database there is nobody to lose: no breaker.
  */
 #include "store/internal.h"
 
-enum {
-    HEALTH_FAILURES_MAX = 3,
-    HEALTH_OVERDUE_MS = 1500,
-    HEALTH_BACKOFF_MIN_MS = 50,
-    HEALTH_BACKOFF_MAX_MS = 2000
-};
+enum { HEALTH_FAILURES_MAX = 3, HEALTH_OVERDUE_MS = 1500 };
 
 static const struct sm_state health_states[HEALTH_STATE_COUNT] = {
     [HEALTH_OK] = {"ok", SM_TO(HEALTH_AWAY)},
@@ -58,10 +54,9 @@ static void go_away(struct store *store)
     struct store_health *health = &store->health;
     bool was_ok = sm_is(&health->sm, HEALTH_OK);
     sm_move(&health->sm, HEALTH_AWAY);
-    uint32_t next = was_ok ? HEALTH_BACKOFF_MIN_MS : 2 * health->backoff_ms;
-    health->backoff_ms = next < HEALTH_BACKOFF_MAX_MS ? next : HEALTH_BACKOFF_MAX_MS;
-    uint64_t ms = health->backoff_ms / 2 + rng_below(store->config.rng, health->backoff_ms);
-    timers_arm(store->timers, &health->half_open, ms * NS_PER_MS, half_open_due);
+    health->backoff_ms = was_ok ? 0 : health->backoff_ms;
+    uint64_t wait_ns = store_backoff_ns(store, &health->backoff_ms);
+    timers_arm(store->timers, &health->half_open, wait_ns, half_open_due);
     if (!was_ok) {
         return;
     }
@@ -70,7 +65,7 @@ static void go_away(struct store *store)
     lease_table_rearm(store->leases.table, store_now_ns(store));
     store_answer_all(&store->reads.waiting, ERR_NO_LEADER);
     store_answer_all(&store->leases.waiting, ERR_NO_LEADER);
-    store_batch_away(store);
+    store_batch_away(store, ERR_NO_LEADER);
 }
 
 static void come_back(struct store *store)
@@ -82,6 +77,8 @@ static void come_back(struct store *store)
     LOG(LOG_INFO, "database back", LUINT("seq", store->seq));
     store->facts_stale = true;
     lease_table_rearm(store->leases.table, store_now_ns(store));
+    store_reads_back(store);
+    store_batch_back(store);
     if (store_is_live(store)) {
         store_tail_want(store);
     }
@@ -165,6 +162,33 @@ void store_health_fence(struct store *store, bool fenced)
     if (fenced) {
         store_answer_all(&store->reads.waiting, ERR_LEADER_CHANGED);
         store_answer_all(&store->leases.waiting, ERR_LEADER_CHANGED);
-        store_answer_all(&store->queue, ERR_LEADER_CHANGED);
+        store_batch_away(store, ERR_LEADER_CHANGED);
+        return;
+    }
+    store_reads_back(store);
+    store_batch_back(store);
+    if (store_is_live(store)) {
+        store_tail_want(store);
+    }
+}
+
+enum err store_health_error(const struct store *store)
+{
+    ASSERT(store_is_sound(store));
+    ASSERT(store->health.sm.now < HEALTH_STATE_COUNT);
+    if (store->health.fenced) {
+        return ERR_LEADER_CHANGED;
+    }
+    return store_health_is_away(&store->health) ? ERR_NO_LEADER : ERR_OK;
+}
+
+void store_health_turn(struct store *store)
+{
+    ASSERT(store_is_sound(store));
+    enum err err = store_health_error(store);
+    if (err != ERR_OK) {
+        store_answer_all(&store->leases.waiting, err);
+        store_answer_all(&store->queue, err);
+        ASSERT(store->queue.count == 0);
     }
 }

@@ -31,6 +31,12 @@ void *store_vec_add(struct store_vec *vec, size_t size);
 void *store_vec_last(const struct store_vec *vec, size_t size);
 void store_vec_fini(struct store_vec *vec);
 
+/* ---- waiting before it is tried again (store.c) --------------------------------------------- */
+
+enum { STORE_BACKOFF_MIN_MS = 50, STORE_BACKOFF_MAX_MS = 2000 };
+/* The next wait of a row of failures, with jitter; |*backoff_ms| is 0 in front of the first. */
+uint64_t store_backoff_ns(struct store *store, uint32_t *backoff_ms);
+
 /* ---- requests (writer.c) -------------------------------------------------------------------- */
 
 /* Ordered like the public kinds, never posted from outside: the end of an expired lease. */
@@ -151,6 +157,8 @@ struct store_batch {
     bool beaten;       /* Another writer was seen at expected + 1: ours can never be. */
     bool lock_next;    /* auto: after a loss, until the next commit. */
     uint32_t attempts; /* Of resolving, for the back-off. */
+    uint32_t pause_ms; /* The last back-off of a pause; 0 since something was executed. */
+    uint64_t refusals; /* Appends that were refused in a row. */
     struct timer retry;
 };
 
@@ -168,8 +176,10 @@ bool store_batch_seen(struct store *store, const struct sql_entry *entry);
 void store_batch_pulled(struct store *store, bool ok);
 /* A probe begun with |mark| was answered. */
 void store_batch_probed(struct store *store, uint64_t mark, const struct sql_head *head);
-/* The breaker opened: what was not sent is answered. */
-void store_batch_away(struct store *store);
+/* The breaker opened, or the database is another one: what was not sent is answered with |err|. */
+void store_batch_away(struct store *store, enum err err);
+/* The database is back: no need to wait any longer. */
+void store_batch_back(struct store *store);
 /* A reload finished. */
 void store_batch_reloaded(struct store *store);
 /* For batch.c and doubt.c alone. */
@@ -235,9 +245,11 @@ struct store_reads {
     uint64_t answered; /* Arrivals that some answered probe covers. */
     struct sql_probe probe;
     bool in_flight;
-    bool forced;      /* Health wants to know. */
-    uint64_t mark;    /* Arrivals before the probe in flight was begun. */
-    uint64_t sent_ns; /* When the probe in flight was sent. */
+    bool forced;         /* Health wants to know. */
+    struct timer again;  /* Armed: the last probe failed or met another database. */
+    uint32_t backoff_ms; /* Its last back-off; 0 since one succeeded. */
+    uint64_t mark;       /* Arrivals before the probe in flight was begun. */
+    uint64_t sent_ns;    /* When the probe in flight was sent. */
     uint64_t sent_seq;
     struct hash128 sent_chain;
     /* Reads up to |mark| may be answered once |seq| is applied; both grow. */
@@ -249,6 +261,9 @@ struct store_reads {
     uint32_t proof_count;
 };
 void store_reads_init(struct store *store);
+void store_reads_fini(struct store *store);
+/* The database is back: the next probe need not wait. */
+void store_reads_back(struct store *store);
 void store_reads_add(struct store *store, struct store_request *request);
 /* A place in the order of arrivals, and a probe for it. */
 uint64_t store_reads_ask(struct store *store);
@@ -283,6 +298,10 @@ static inline bool store_health_is_away(const struct store_health *health)
     return !sm_is(&health->sm, HEALTH_OK);
 }
 void store_health_fence(struct store *store, bool fenced);
+/* ERR_OK, or why nothing is sent now. */
+enum err store_health_error(const struct store *store);
+/* What came back to wait while nothing is sent is answered: once a turn. */
+void store_health_turn(struct store *store);
 
 /* ---- leases.c ------------------------------------------------------------------------------- */
 
@@ -328,7 +347,7 @@ static inline struct store_expiry *store_expiry_of(struct store_request *request
 
 /* ---- upkeep.c ------------------------------------------------------------------------------- */
 
-enum { TRIM_SAMPLES = 32 };
+enum { TRIM_SAMPLES = 64, COMPACT_WAITS = 32 };
 struct store_upkeep {
     struct sql_upkeep upkeep;
     struct arena arena;
@@ -346,9 +365,17 @@ struct store_upkeep {
     bool purge_failed;    /* Not again before the next upkeep. */
     uint32_t slice_revs;  /* Revisions of the next purge: fewer after a failure. */
     int64_t purged_below; /* No dead rows below, as far as we deleted them ourselves. */
-    uint64_t compact_ns;  /* When the newest compaction was applied ... */
-    uint64_t compact_seq; /* ... and by which entry. */
     uint64_t trimmed;     /* Entries below are gone, as far as we know. */
+    /* Compactions whose dead rows may still stand, oldest first: up to |revision| they may go when
+     * all live members have applied |seq|, or long enough after |at_ns|. Compactions of some
+     * seconds share one: it began at |begun_ns|, the rest is of its newest. */
+    struct compact_wait {
+        uint64_t begun_ns;
+        uint64_t at_ns;
+        uint64_t seq;
+        int64_t revision;
+    } waits[COMPACT_WAITS];
+    uint32_t wait_count;
     bool trim_due;
     struct trim_sample {
         uint64_t at_ns;
@@ -364,7 +391,8 @@ void store_upkeep_fini(struct store *store);
 void store_upkeep_start(struct store *store);
 /* Slices of trimming and purging, physical compactions: once a turn. */
 void store_upkeep_turn(struct store *store);
-void store_upkeep_compacted(struct store *store, uint64_t seq);
+/* Entry |seq| was applied and compacted |revision|. */
+void store_upkeep_compacted(struct store *store, uint64_t seq, int64_t revision);
 void store_upkeep_leave(struct store *store);
 bool store_upkeep_is_owner(const struct store *store);
 

@@ -210,7 +210,7 @@ void store_leases_start(struct store *store)
     ASSERT(store_is_sound(store));
     struct store_leases *leases = &store->leases;
     if (leases->in_flight || leases->waiting.count == 0 || timer_is_armed(&leases->retry) ||
-        !store_is_live(store) || store->health.fenced || store_health_is_away(&store->health)) {
+        !store_is_live(store) || store_health_error(store) != ERR_OK) {
         return;
     }
     while (leases->waiting.first != NULL && leases->sent.count < LIMIT_BATCH_ROWS) {
@@ -258,7 +258,7 @@ void store_leases_expire(struct store *store)
     ASSERT(store_is_sound(store));
     struct store_leases *leases = &store->leases;
     if (!store_upkeep_is_owner(store) || !sm_is(&store->life, LIFE_READY) ||
-        !store_is_live(store) || store->health.fenced || store_health_is_away(&store->health)) {
+        !store_is_live(store) || store_health_error(store) != ERR_OK) {
         return;
     }
     struct lease_due due[EXPIRIES_MAX];

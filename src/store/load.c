@@ -503,7 +503,9 @@ static void load_publish(struct store_load *load)
     store->deleted_below = head->deleted_below;
     store->seen_seq = head->seq > store->seen_seq ? head->seq : store->seen_seq;
     store_leases_reset(store);
-    store_upkeep_compacted(store, head->seq);
+    if (head->compact_rev > 0) {
+        store_upkeep_compacted(store, head->seq, head->compact_rev);
+    }
 }
 
 static void retry_due(struct timer *timer)
@@ -512,9 +514,10 @@ static void retry_due(struct timer *timer)
     struct store_load *load = CONTAINER_OF(timer, struct store_load, retry);
     struct store *store = load->store;
     load_free(load);
-    if (!sm_is(&store->life, LIFE_CLOSING)) {
+    if (sm_is(&store->life, LIFE_LOADING)) {
         store_load_start(store);
     }
+    ASSERT(store->load != NULL || store->reload_wanted || !store_is_loaded(store));
 }
 
 static void load_failed(struct store_load *load, enum err err)
@@ -563,6 +566,10 @@ static void load_done(struct sql_load *request)
         store->cluster_id = request->cluster_id;
     }
     load_publish(load);
+    if (first) {
+        /* Where it is another one, nothing is written before that is known. */
+        (void)store_head_check(store, &request->head, store->seq, &store->chain);
+    }
     load_free(load);
     store->reload_wanted = false;
     LOG(LOG_INFO, first ? "store loaded" : "store loaded again", LUINT("seq", store->seq));

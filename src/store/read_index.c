@@ -9,17 +9,42 @@
  * A failed probe proves nothing; the next one is a new one with a new mark. An answer says at which
  * seq its readers may go on (a proof); they go on when that seq is applied. A batch that committed
  * proves the readers that arrived before it was first sent, without a probe.
+ *
+ * After a probe that failed the next one waits: 50 ms, doubling to 2 s, with jitter. Likewise after
+ * one that met another database, and then probes go on without readers, to see when it is the right
+ * one again.
  */
 #include "core/metrics.h"
 #include "store/internal.h"
 
 static void probe_start(struct store *store);
 
+static void again_due(struct timer *timer)
+{
+    ASSERT(!timer_is_armed(timer)); /* The turn that is under way starts what is due. */
+    ASSERT(CONTAINER_OF(timer, struct store_reads, again)->backoff_ms > 0);
+}
+
 void store_reads_init(struct store *store)
 {
     ASSERT(store_is_sound(store));
     ASSERT(store->reads.waiting.count == 0);
     ASSERT(store->reads.proof_count == 0);
+}
+
+void store_reads_fini(struct store *store)
+{
+    ASSERT(store_is_sound(store));
+    timers_disarm(store->timers, &store->reads.again);
+    ASSERT(!timer_is_armed(&store->reads.again));
+}
+
+void store_reads_back(struct store *store)
+{
+    ASSERT(store_is_sound(store));
+    timers_disarm(store->timers, &store->reads.again);
+    store->reads.backoff_ms = 0;
+    ASSERT(!timer_is_armed(&store->reads.again));
 }
 
 static void read_answer(struct store *store, struct store_request *request)
@@ -66,11 +91,16 @@ static void probe_done(struct sql_probe *probe)
     store->probe_count++;
     store_count_probe(store, probe->err);
     store_health_end(store, probe->err == ERR_OK);
-    if (store_read_was_fatal(store, probe->err) || probe->err != ERR_OK ||
-        !store_is_loaded(store) || store->fatal ||
-        !store_head_check(store, &probe->head, reads->sent_seq, &reads->sent_chain)) {
+    if (store_read_was_fatal(store, probe->err) || !store_is_loaded(store) || store->fatal) {
         return;
     }
+    if (probe->err != ERR_OK ||
+        !store_head_check(store, &probe->head, reads->sent_seq, &reads->sent_chain)) {
+        uint64_t wait_ns = store_backoff_ns(store, &reads->backoff_ms);
+        timers_arm(store->timers, &reads->again, wait_ns, again_due);
+        return;
+    }
+    store_reads_back(store);
     reads->answered = reads->mark > reads->answered ? reads->mark : reads->answered;
     ASSERT(reads->proof_count < PROOFS_MAX);
     uint32_t last = (reads->proof_first + reads->proof_count++) % PROOFS_MAX;
@@ -106,8 +136,9 @@ void store_reads_start(struct store *store)
         store->fatal) {
         return;
     }
-    bool away = store_health_is_away(&store->health);
-    if (reads->forced || (reads->asked > reads->answered && !away)) {
+    bool may = !timer_is_armed(&reads->again) && !store_health_is_away(&store->health);
+    bool wanted = reads->asked > reads->answered || store->health.fenced;
+    if (reads->forced || (wanted && may)) {
         probe_start(store);
     }
 }

@@ -55,6 +55,14 @@ void store_vec_fini(struct store_vec *vec)
     *vec = (struct store_vec){0};
 }
 
+uint64_t store_backoff_ns(struct store *store, uint32_t *backoff_ms)
+{
+    ASSERT(*backoff_ms <= STORE_BACKOFF_MAX_MS);
+    uint32_t next = *backoff_ms == 0 ? STORE_BACKOFF_MIN_MS : 2 * *backoff_ms;
+    *backoff_ms = next < STORE_BACKOFF_MAX_MS ? next : STORE_BACKOFF_MAX_MS;
+    return (*backoff_ms / 2 + rng_below(store->config.rng, *backoff_ms)) * NS_PER_MS;
+}
+
 /* ---- facts ---------------------------------------------------------------------------------- */
 
 static struct store_facts *facts_new(const struct store *store)
@@ -285,6 +293,7 @@ static void start_close(struct store *store)
     timers_disarm(store->timers, &store->batch.retry);
     timers_disarm(store->timers, &store->tail.poll);
     timers_disarm(store->timers, &store->upkeep.timer);
+    store_reads_fini(store);
     store_health_fini(store);
     store_answer_all(&store->queue, ERR_STOPPED);
     store_answer_all(&store->reads.waiting, ERR_STOPPED);
@@ -324,7 +333,7 @@ static void stop_go_on(struct store *store)
         store->batch.members.count > 0 || store->leases.sent.count > 0) {
         return;
     }
-    bool reachable = !store->fatal && !store_health_is_away(&store->health);
+    bool reachable = !store->fatal && store_health_error(store) == ERR_OK;
     if (reachable && !store->upkeep.left) {
         store_upkeep_leave(store);
         return;
@@ -341,6 +350,7 @@ void store_free(struct store *store)
     timers_disarm(store->timers, &store->again);
     store_batch_fini(store);
     store_tail_fini(store);
+    store_reads_fini(store);
     store_health_fini(store);
     store_leases_fini(store);
     store_upkeep_fini(store);
@@ -366,7 +376,7 @@ static bool reload_may_start(const struct store *store)
     ASSERT(store_is_sound(store));
     const struct sm *sm = &store->batch.sm;
     return store->reload_wanted && store->load == NULL && store_is_loaded(store) && !store->fatal &&
-           !store_batch_is_open(store) &&
+           store_health_error(store) == ERR_OK && !store_batch_is_open(store) &&
            (sm_is(sm, BATCH_IDLE) || sm_is(sm, BATCH_CATCHING_UP) || sm_is(sm, BATCH_PAUSED) ||
             sm_is(sm, BATCH_PROBING));
 }
@@ -377,7 +387,7 @@ static bool batch_may_start(const struct store *store)
     ASSERT(store_is_sound(store));
     return sm_is(&store->batch.sm, BATCH_IDLE) && store->queue.count > 0 &&
            sm_is(&store->life, LIFE_READY) && store_is_live(store) &&
-           !store_health_is_away(&store->health) && !store->health.fenced;
+           store_health_error(store) == ERR_OK;
 }
 
 /* Nobody tells when a reader lets go of what it holds, so that is asked, less and less often. */
@@ -399,6 +409,7 @@ void store_turn(struct store *store)
     /* Answers point into what trimming would free, so they leave first. */
     store_answers_flush(store);
     store_upkeep_turn(store);
+    store_health_turn(store);
     if (reload_may_start(store)) {
         store_load_start(store);
     }

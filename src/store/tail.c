@@ -82,7 +82,7 @@ static void tail_start(struct store *store)
     ASSERT(store_is_sound(store));
     struct store_tail *tail = &store->tail;
     if (tail->in_flight || store->log->exclusive || !store_is_live(store) ||
-        store_health_is_away(&store->health)) {
+        store_health_error(store) != ERR_OK) {
         return;
     }
     timers_disarm(store->timers, &tail->poll);

@@ -3,9 +3,12 @@
  * the owner of the duty, the removal of what a compaction made dead and of old entries.
  *
  * Dead rows go when every live member has applied the compaction, at most 10 minutes later (then a
- * member that is further behind loads again), and never above a pin. Entries go when they are older
- * than LIMIT_ENTRY_KEEP_MS by samples of (time, seq) on our own monotonic clock, and applied by
- * every live member: doubts are resolved by them.
+ * member that is further behind loads again), and never above a pin. Each compaction has its own
+ * ten minutes, from when this replica applied it, so that newer ones do not hold up older ones.
+ *
+ * Entries go when they are older than LIMIT_ENTRY_KEEP_MS by samples of (time, seq) on our own
+ * monotonic clock, and applied by every live member, at most that long again: doubts are resolved
+ * by them. The newest two stay, so that a start can check the chain of the newest.
  */
 #include "store/internal.h"
 
@@ -13,7 +16,8 @@ enum {
     DUTY_MS_MIN = 3000,
     TRIM_BUDGET = 2000, /* Versions per turn. */
     SNAPSHOT_WARN_MS = 10 * 1000,
-    SAMPLE_EVERY_MS = LIMIT_ENTRY_KEEP_MS / (TRIM_SAMPLES - 4),
+    SAMPLE_EVERY_MS = 2 * LIMIT_ENTRY_KEEP_MS / (TRIM_SAMPLES - 4),
+    COMPACT_WAIT_MS = LIMIT_ENTRY_KEEP_MS / (COMPACT_WAITS - 4),
 };
 
 static void upkeep_due(struct timer *timer);
@@ -41,11 +45,59 @@ bool store_upkeep_is_owner(const struct store *store)
     return store->upkeep.duty_owner == store->config.self.id;
 }
 
-void store_upkeep_compacted(struct store *store, uint64_t seq)
+/* Every live member has applied entry |seq|. */
+static bool members_have(const struct store_upkeep *upkeep, uint64_t self_id, uint64_t seq)
+{
+    ASSERT(upkeep->sample_count <= TRIM_SAMPLES);
+    ASSERT(upkeep->member_count == 0 || upkeep->members != NULL);
+    for (uint32_t i = 0; i < upkeep->member_count; i++) {
+        if (upkeep->members[i].id != self_id && upkeep->members[i].applied_seq < seq) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* How many of |waits| are over. */
+static uint32_t waits_over(const struct store *store)
 {
     ASSERT(store_is_sound(store));
-    store->upkeep.compact_ns = store_now_ns(store);
-    store->upkeep.compact_seq = seq;
+    const struct store_upkeep *upkeep = &store->upkeep;
+    uint32_t over = upkeep->wait_count;
+    while (over > 0) {
+        const struct compact_wait *wait = &upkeep->waits[over - 1];
+        ASSERT(wait->seq <= store->seq && wait->begun_ns <= wait->at_ns);
+        if (store_now_ns(store) - wait->at_ns >= LIMIT_ENTRY_KEEP_MS * NS_PER_MS ||
+            members_have(upkeep, store->config.self.id, wait->seq)) {
+            break;
+        }
+        over--;
+    }
+    return over;
+}
+
+void store_upkeep_compacted(struct store *store, uint64_t seq, int64_t revision)
+{
+    ASSERT(store_is_sound(store));
+    ASSERT(seq == store->seq);
+    struct store_upkeep *upkeep = &store->upkeep;
+    struct compact_wait *waits = upkeep->waits;
+    uint64_t now_ns = store_now_ns(store);
+    uint32_t over = waits_over(store);
+    if (over > 1) { /* The last one that is over says it for all before. */
+        upkeep->wait_count -= over - 1;
+        memmove(waits, &waits[over - 1], upkeep->wait_count * sizeof(*waits));
+    }
+    uint64_t begun_ns = now_ns;
+    if (upkeep->wait_count > 0) {
+        struct compact_wait *last = &waits[upkeep->wait_count - 1];
+        ASSERT(last->revision <= revision && last->seq <= seq);
+        bool joins = now_ns - last->begun_ns < COMPACT_WAIT_MS * NS_PER_MS;
+        begun_ns = joins ? last->begun_ns : now_ns;
+        upkeep->wait_count -= joins;
+    }
+    ASSERT(upkeep->wait_count < COMPACT_WAITS);
+    waits[upkeep->wait_count++] = (struct compact_wait){begun_ns, now_ns, seq, revision};
 }
 
 /* ---- the statement -------------------------------------------------------------------------- */
@@ -91,6 +143,14 @@ static void warn_of_snapshot(struct store_upkeep *upkeep)
     upkeep->snapshot_warned = old;
 }
 
+static void upkeep_rest(struct store *store)
+{
+    ASSERT(store_is_sound(store));
+    ASSERT(!store->upkeep.in_flight);
+    uint64_t interval_ns = store->config.upkeep_interval_ms * NS_PER_MS;
+    timers_arm(store->timers, &store->upkeep.timer, interval_ns, upkeep_due);
+}
+
 static void upkeep_done(struct sql_upkeep *request)
 {
     ASSERT(request->done != NULL);
@@ -116,8 +176,7 @@ static void upkeep_done(struct sql_upkeep *request)
         store_leases_read(store, request->leases, request->lease_count);
         store_leases_expire(store);
     }
-    uint64_t interval_ns = store->config.upkeep_interval_ms * NS_PER_MS;
-    timers_arm(store->timers, &upkeep->timer, interval_ns, upkeep_due);
+    upkeep_rest(store);
     store_ready_go_on(store);
 }
 
@@ -130,8 +189,7 @@ static void upkeep_send(struct store *store, bool leave)
     arena_reset(&upkeep->arena);
     upkeep->upkeep = (struct sql_upkeep){
         .self = store->config.self,
-        .want_duty = !leave && sm_is(&store->life, LIFE_READY) && store_is_live(store) &&
-                     !store->health.fenced,
+        .want_duty = !leave && sm_is(&store->life, LIFE_READY) && store_is_live(store),
         .leave = leave,
         .duty_ms = duty_ms > DUTY_MS_MIN ? duty_ms : DUTY_MS_MIN,
         .arena = &upkeep->arena,
@@ -144,13 +202,25 @@ static void upkeep_send(struct store *store, bool leave)
     store->log->ops->upkeep(store->log, &upkeep->upkeep);
 }
 
+/* Now, or later: into another database nothing is written. */
+static void upkeep_begin(struct store *store)
+{
+    ASSERT(store_is_sound(store));
+    ASSERT(!store->upkeep.in_flight);
+    if (store->health.fenced) {
+        upkeep_rest(store);
+    } else {
+        upkeep_send(store, false);
+    }
+}
+
 static void upkeep_due(struct timer *timer)
 {
     ASSERT(!timer_is_armed(timer));
     struct store_upkeep *upkeep = CONTAINER_OF(timer, struct store_upkeep, timer);
     struct store *store = CONTAINER_OF(upkeep, struct store, upkeep);
     if (store_is_loaded(store) && !store->fatal && !sm_is(&store->life, LIFE_STOPPING)) {
-        upkeep_send(store, false);
+        upkeep_begin(store);
     }
 }
 
@@ -158,7 +228,7 @@ void store_upkeep_start(struct store *store)
 {
     ASSERT(store_is_sound(store));
     if (!store->upkeep.in_flight && !timer_is_armed(&store->upkeep.timer)) {
-        upkeep_send(store, false);
+        upkeep_begin(store);
     }
 }
 
@@ -173,58 +243,54 @@ void store_upkeep_leave(struct store *store)
 
 /* ---- purge ---------------------------------------------------------------------------------- */
 
-/* Every live member has applied entry |seq|, or it was long enough ago. */
-static bool members_have(const struct store *store, uint64_t seq, uint64_t since_ns)
-{
-    ASSERT(store_is_sound(store));
-    const struct store_upkeep *upkeep = &store->upkeep;
-    if (store_now_ns(store) - since_ns >= LIMIT_ENTRY_KEEP_MS * NS_PER_MS) {
-        return true;
-    }
-    for (uint32_t i = 0; i < upkeep->member_count; i++) {
-        if (upkeep->members[i].id != store->config.self.id &&
-            upkeep->members[i].applied_seq < seq) {
-            return false;
-        }
-    }
-    return true;
-}
-
 /* Up to where rows may go now; <= deleted_below: nowhere. */
 static int64_t rows_target(const struct store *store)
 {
     ASSERT(store_is_sound(store));
     const struct store_upkeep *upkeep = &store->upkeep;
-    int64_t target = cache_snapshot_info(cache_snapshot(store->cache))->compact_rev;
+    uint32_t over = waits_over(store);
+    int64_t target = over == 0 ? INT64_MIN : upkeep->waits[over - 1].revision;
+    ASSERT(target <= cache_snapshot_info(cache_snapshot(store->cache))->compact_rev);
     for (uint32_t i = 0; i < upkeep->member_count; i++) {
         if (upkeep->members[i].pin_rev < target) {
             target = upkeep->members[i].pin_rev;
         }
     }
-    return members_have(store, upkeep->compact_seq, upkeep->compact_ns) ? target : INT64_MIN;
+    return target;
 }
 
-/* Entries below may go: old enough, and applied by every live member. */
+/* Where we stood when the newest sample that is |age_ms| old was taken, or 0. */
+static uint64_t seq_before(const struct store *store, uint64_t age_ms)
+{
+    ASSERT(store_is_sound(store));
+    const struct store_upkeep *upkeep = &store->upkeep;
+    uint64_t seq = 0;
+    for (uint32_t i = 0; i < upkeep->sample_count; i++) {
+        const struct trim_sample *sample =
+            &upkeep->samples[(upkeep->sample_first + i) % TRIM_SAMPLES];
+        if (store_now_ns(store) - sample->at_ns >= age_ms * NS_PER_MS) {
+            seq = sample->seq;
+        }
+    }
+    ASSERT(seq <= store->seq);
+    return seq;
+}
+
+/* Entries below may go: old enough and applied by every live member, or older still; never the
+ * newest two. */
 static uint64_t entries_target(const struct store *store)
 {
     ASSERT(store_is_sound(store));
     const struct store_upkeep *upkeep = &store->upkeep;
-    uint64_t target = 0;
-    uint64_t now_ns = store_now_ns(store);
-    for (uint32_t i = 0; i < upkeep->sample_count; i++) {
-        const struct trim_sample *sample =
-            &upkeep->samples[(upkeep->sample_first + i) % TRIM_SAMPLES];
-        if (now_ns - sample->at_ns >= LIMIT_ENTRY_KEEP_MS * NS_PER_MS) {
-            target = sample->seq;
-        }
-    }
+    uint64_t target = seq_before(store, LIMIT_ENTRY_KEEP_MS);
     for (uint32_t i = 0; i < upkeep->member_count; i++) {
         if (upkeep->members[i].applied_seq < target) {
             target = upkeep->members[i].applied_seq;
         }
     }
-    ASSERT(target <= store->seq);
-    return target;
+    uint64_t at_least = seq_before(store, 2 * LIMIT_ENTRY_KEEP_MS);
+    target = target > at_least ? target : at_least;
+    return target < store->seq ? target : store->seq - (store->seq > 0);
 }
 
 static void purge_done(struct sql_purge *purge)
@@ -266,8 +332,8 @@ static void purge_start(struct store *store)
     ASSERT(store_is_sound(store));
     struct store_upkeep *upkeep = &store->upkeep;
     if (upkeep->purging || !upkeep->trim_due || !store_upkeep_is_owner(store) ||
-        !sm_is(&store->life, LIFE_READY) || !store_is_live(store) || store->health.fenced ||
-        store_health_is_away(&store->health) || upkeep->purge_failed) {
+        !sm_is(&store->life, LIFE_READY) || !store_is_live(store) ||
+        store_health_error(store) != ERR_OK || upkeep->purge_failed) {
         return;
     }
     int64_t from = purge_from(store);

@@ -148,10 +148,27 @@ static enum err state_error(const struct store *store)
     if (!sm_is(&store->life, LIFE_READY)) {
         return ERR_NO_LEADER;
     }
-    if (store->health.fenced) {
-        return ERR_LEADER_CHANGED;
-    }
-    return store_health_is_away(&store->health) ? ERR_NO_LEADER : ERR_OK;
+    return store_health_error(store);
+}
+
+/* Whether one more write would be too many: those in the batch may all come back to the queue. */
+static bool writes_are_full(const struct store *store, const struct store_request *request)
+{
+    ASSERT(store_is_sound(store));
+    ASSERT(request->list == NULL);
+    const struct request_list *members = &store->batch.members;
+    const struct request_list *physical = &store->upkeep.physical;
+    uint64_t count = (uint64_t)store->queue.count + members->count + physical->count;
+    size_t size = store->queue.size + members->size + physical->size;
+    return count >= LIMIT_WRITES_QUEUED_MAX || size + request->size > LIMIT_WRITE_BYTES_QUEUED_MAX;
+}
+
+/* The same for keep-alives. */
+static bool renewals_are_full(const struct store *store)
+{
+    ASSERT(store_is_sound(store));
+    const struct store_leases *leases = &store->leases;
+    return (uint64_t)leases->waiting.count + leases->sent.count >= LIMIT_WRITES_QUEUED_MAX;
 }
 
 static enum err admit(const struct store *store, const struct store_request *request)
@@ -169,10 +186,7 @@ static enum err admit(const struct store *store, const struct store_request *req
     case STORE_LEASE_GRANT:
     case STORE_LEASE_REVOKE:
     case STORE_COMPACT:
-        return store->queue.count >= LIMIT_WRITES_QUEUED_MAX ||
-                       store->queue.size + request->size > LIMIT_WRITE_BYTES_QUEUED_MAX
-                   ? ERR_TOO_MANY_REQUESTS
-                   : ERR_OK;
+        return writes_are_full(store, request) ? ERR_TOO_MANY_REQUESTS : ERR_OK;
     case STORE_READ_INDEX:
     case STORE_LEASE_TTL:
         return store->reads.waiting.count >= LIMIT_READS_WAITING_MAX ? ERR_TOO_MANY_REQUESTS
@@ -180,7 +194,7 @@ static enum err admit(const struct store *store, const struct store_request *req
     case STORE_LEASE_KEEPALIVE:
         break;
     }
-    return store->leases.waiting.count >= LIMIT_WRITES_QUEUED_MAX ? ERR_TOO_MANY_REQUESTS : ERR_OK;
+    return renewals_are_full(store) ? ERR_TOO_MANY_REQUESTS : ERR_OK;
 }
 
 static void arm_deadline(struct store *store, struct store_request *request)

@@ -272,7 +272,7 @@ static void op_answer(struct fake_op *op, enum op_answer answer)
         answer_append(op, answer);
         break;
     case OP_LOAD:
-        answer_load(op, err);
+        answer_load(op, err == ERR_OK ? log->db->load_err : err);
         break;
     case OP_LOCK:
     case OP_PROBE:
@@ -427,12 +427,28 @@ static void run_append(struct fake_op *op)
         append->err = ERR_DATABASE;
         return;
     }
-    append->outcome = fake_db_append(db, append);
+    if (db->append_err == ERR_OK) {
+        append->outcome = fake_db_append(db, append);
+    } else {
+        append->outcome = SQL_REFUSED;
+        append->err = db->append_err;
+    }
     if (append->locked) {
         lock_drop(op->log);
     }
     if (append->outcome == SQL_COMMITTED) {
         hint_all(db);
+    }
+}
+
+static void run_purge(struct fake_db *db, struct sql_purge *purge)
+{
+    int64_t revs = purge->to_rev - purge->from_rev;
+    bool fails = db->purge_err != ERR_OK || (db->purge_revs_max > 0 && revs > db->purge_revs_max);
+    if (fails) {
+        purge->err = db->purge_err != ERR_OK ? db->purge_err : ERR_DATABASE;
+    } else {
+        purge->err = fake_db_purge_statement(db, purge);
     }
 }
 
@@ -474,7 +490,7 @@ static bool run_kind(struct fake_op *op)
         fake_db_upkeep(db, &op->u.upkeep, &op->arena);
         break;
     case OP_PURGE:
-        op->u.purge.err = fake_db_purge_statement(db, &op->u.purge);
+        run_purge(db, &op->u.purge);
         break;
     case OP_LOAD:
         op->u.dump = (struct fake_dump){0};
@@ -592,6 +608,9 @@ static bool send_scripted(struct fake_op *op)
         break;
     case FAKE_REFUSE:
     case FAKE_REFUSE_SPACE:
+        if (op->u.append.locked) {
+            lock_drop(log);
+        }
         op_event(op, travel_ns(log), event_failed);
         break;
     }
@@ -642,6 +661,7 @@ static struct slice op_copy_slice(struct fake_op *op, struct slice slice)
 
 static void log_append(struct sql_log *base, struct sql_append *append)
 {
+    log_of(base)->db->append_count++;
     struct fake_op *op = op_new(log_of(base), OP_APPEND, append);
     struct sql_entry *entry = op_copy(op, append->entry, sizeof(*entry));
     struct sql_row *rows = op_copy(op, entry->rows, entry->row_count * sizeof(*rows));
@@ -658,6 +678,7 @@ static void log_append(struct sql_log *base, struct sql_append *append)
 
 static void log_lock(struct sql_log *base, struct sql_lock *lock)
 {
+    log_of(base)->db->lock_count++;
     struct fake_op *op = op_new(log_of(base), OP_LOCK, lock);
     op->u.lock = *lock;
     op_send(op);
@@ -670,11 +691,13 @@ static void log_unlock(struct sql_log *base)
 
 static void log_probe(struct sql_log *base, struct sql_probe *probe)
 {
+    log_of(base)->db->probe_count++;
     op_send(op_new(log_of(base), OP_PROBE, probe));
 }
 
 static void log_tail(struct sql_log *base, struct sql_tail *tail)
 {
+    log_of(base)->db->tail_count++;
     struct fake_op *op = op_new(log_of(base), OP_TAIL, tail);
     op->u.tail = *tail;
     if (sched_chance(op->log->db->sched, op->log->faults.stall)) {
@@ -701,6 +724,7 @@ static void log_keepalive(struct sql_log *base, struct sql_keepalive *keepalive)
 
 static void log_upkeep(struct sql_log *base, struct sql_upkeep *upkeep)
 {
+    log_of(base)->db->upkeep_count++;
     struct fake_op *op = op_new(log_of(base), OP_UPKEEP, upkeep);
     op->u.upkeep = *upkeep;
     op_send(op);
@@ -708,6 +732,7 @@ static void log_upkeep(struct sql_log *base, struct sql_upkeep *upkeep)
 
 static void log_purge(struct sql_log *base, struct sql_purge *purge)
 {
+    log_of(base)->db->purge_count++;
     struct fake_op *op = op_new(log_of(base), OP_PURGE, purge);
     op->u.purge = *purge;
     op_send(op);
@@ -715,6 +740,7 @@ static void log_purge(struct sql_log *base, struct sql_purge *purge)
 
 static void log_load(struct sql_log *base, struct sql_load *load)
 {
+    log_of(base)->db->load_count++;
     op_send(op_new(log_of(base), OP_LOAD, load));
 }
 

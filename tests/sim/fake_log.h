@@ -72,6 +72,18 @@ struct fake_db {
     struct fake_op *lock_queue;
     struct fake_log *logs; /* All that are open, for hints. */
     enum err read_err;     /* What reads of entries and the head answer; ERR_OK: as usual. */
+    /* For tests: refusals, and how many statements were sent. */
+    enum err append_err;    /* Every append is REFUSED with it; ERR_OK: as usual. */
+    enum err purge_err;     /* Likewise, purges ... */
+    enum err load_err;      /* ... and loads. */
+    int64_t purge_revs_max; /* A purge of more revisions fails; 0: none does. */
+    uint64_t append_count;
+    uint64_t lock_count;
+    uint64_t probe_count;
+    uint64_t tail_count;
+    uint64_t upkeep_count;
+    uint64_t purge_count;
+    uint64_t load_count;
     /* Called when a lease ends by expiry, in front of its removal. NULL: nobody asks. */
     void (*on_expire)(void *arg, const struct fake_lease *lease);
     void *arg;

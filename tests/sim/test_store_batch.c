@@ -3,233 +3,7 @@
  * Method: stores over the fake database; each append of a table row goes as scripted; then the
  * answer that the client got is compared with what stands in the log.
  */
-#include "support.h"
-
-#include "core/limits.h"
-#include "core/log.h"
-#include "core/mem.h"
-#include "fake_log.h"
-#include "store/store.h"
-
-struct world;
-
-struct node {
-    struct clock clock; /* First: handed out. */
-    struct world *world;
-    struct timers timers;
-    struct rng rng;
-    struct reclaim reclaim;
-    struct fake_log *log;
-    struct store *store;
-    struct reclaim_reader reader;
-    bool is_ready;
-    bool is_stopped;
-    bool may_end; /* on_fatal is expected. */
-    enum err fatal;
-};
-
-struct world {
-    struct sched sched;
-    struct fake_db db;
-    struct fake_faults faults; /* Of nodes that start. */
-    struct node nodes[2];
-    struct arena arena;
-};
-
-static uint64_t node_now_ns(const struct clock *clock)
-{
-    return ((const struct node *)(const void *)clock)->world->sched.now_ns;
-}
-
-static void on_deliver(void *arg)
-{
-    store_turn(((struct node *)arg)->store);
-}
-
-static void on_ready(void *arg, enum err err, const char *why)
-{
-    if (err != ERR_OK) {
-        fail_msg("not ready: %s", why);
-    }
-    ((struct node *)arg)->is_ready = true;
-}
-
-static void on_fatal(void *arg, enum err err, const char *why)
-{
-    struct node *node = arg;
-    node->fatal = err;
-    if (!node->may_end) {
-        fail_msg("fatal: %s", why);
-    }
-}
-
-static void on_stopped(void *arg)
-{
-    ((struct node *)arg)->is_stopped = true;
-}
-
-/* One event or timer of the world, if it comes before |until_ns|. */
-static bool world_step(struct world *world, uint64_t until_ns)
-{
-    uint64_t next_ns = sched_next_ns(&world->sched);
-    struct node *next = NULL;
-    for (uint32_t i = 0; i < ARRAY_COUNT(world->nodes); i++) {
-        struct node *node = &world->nodes[i];
-        uint64_t due_ns = node->store == NULL || node->is_stopped
-                              ? UINT64_MAX
-                              : timers_next_due_ns(&node->timers);
-        if (due_ns < next_ns) {
-            next_ns = due_ns;
-            next = node;
-        }
-    }
-    if (next_ns > until_ns) {
-        return false;
-    }
-    if (next == NULL) {
-        sched_run_one(&world->sched);
-    } else {
-        world->sched.now_ns = next_ns > world->sched.now_ns ? next_ns : world->sched.now_ns;
-        timers_run(&next->timers);
-        store_turn(next->store);
-    }
-    return true;
-}
-
-static void world_run_until(struct world *world, const bool *until)
-{
-    uint64_t end_ns = world->sched.now_ns + 60 * NS_PER_S;
-    while (!*until) {
-        assert_true(world_step(world, end_ns));
-    }
-}
-
-static void world_run_for(struct world *world, uint64_t for_ns)
-{
-    uint64_t end_ns = world->sched.now_ns + for_ns;
-    while (world_step(world, end_ns)) {
-    }
-    world->sched.now_ns = end_ns;
-}
-
-static void node_start(struct node *node, enum store_transaction_mode mode)
-{
-    struct world *world = node->world;
-    node->clock.now_ns = node_now_ns;
-    timers_init(&node->timers, &node->clock);
-    rng_seed(&node->rng, rng_next(&world->sched.rng));
-    reclaim_init(&node->reclaim);
-    node->log = fake_log_new(&world->db, on_deliver, node);
-    fake_log_set_faults(node->log, &world->faults);
-    struct store_config config = {.log = fake_log_base(node->log),
-                                  .timers = &node->timers,
-                                  .rng = &node->rng,
-                                  .reclaim = &node->reclaim,
-                                  .transaction_mode = mode,
-                                  .poll_interval_ms = 100,
-                                  .upkeep_interval_ms = 500,
-                                  .max_txn_ops = 128,
-                                  .request_size_max = 1000,
-                                  .on_ready = on_ready,
-                                  .on_fatal = on_fatal,
-                                  .arg = node};
-    node->store = store_new(&config);
-    store_start(node->store);
-    world_run_until(world, &node->is_ready);
-}
-
-static struct world *world_new(uint32_t nodes, enum store_transaction_mode mode)
-{
-    struct world *world = mem_alloc(sizeof(*world));
-    log_level_max = LOG_ERROR;
-    sched_init(&world->sched, support_seed());
-    fake_db_init(&world->db, &world->sched);
-    arena_init(&world->arena, 1 << 20);
-    for (uint32_t i = 0; i < ARRAY_COUNT(world->nodes); i++) {
-        world->nodes[i].world = world;
-        if (i < nodes) {
-            node_start(&world->nodes[i], mode);
-        }
-    }
-    return world;
-}
-
-static void world_free(struct world *world)
-{
-    for (uint32_t i = 0; i < ARRAY_COUNT(world->nodes); i++) {
-        struct node *node = &world->nodes[i];
-        if (node->store != NULL) {
-            store_stop(node->store, on_stopped, node);
-            store_turn(node->store);
-            world_run_until(world, &node->is_stopped);
-        }
-    }
-    while (sched_next_ns(&world->sched) != UINT64_MAX) {
-        sched_run_one(&world->sched);
-    }
-    for (uint32_t i = 0; i < ARRAY_COUNT(world->nodes); i++) {
-        struct node *node = &world->nodes[i];
-        if (node->store != NULL) {
-            store_free(node->store);
-            reclaim_fini(&node->reclaim);
-            timers_fini(&node->timers);
-        }
-    }
-    fake_db_fini(&world->db);
-    sched_fini(&world->sched);
-    arena_fini(&world->arena);
-    mem_free(world);
-}
-
-struct ask {
-    struct store_request request;
-    bool is_done;
-};
-
-static void on_done(struct store_request *request)
-{
-    struct ask *ask = CONTAINER_OF(request, struct ask, request);
-    assert_false(ask->is_done);
-    ask->is_done = true;
-}
-
-static void ask_start(struct node *node, struct ask *ask)
-{
-    ask->request.arena = &node->world->arena;
-    ask->request.done = on_done;
-    if (ask->request.deadline_ns == 0) {
-        ask->request.deadline_ns = UINT64_MAX;
-    }
-    store_submit(node->store, &ask->request);
-}
-
-static enum err ask_run(struct node *node, struct ask *ask)
-{
-    ask_start(node, ask);
-    store_turn(node->store);
-    world_run_until(node->world, &ask->is_done);
-    return ask->request.err;
-}
-
-static struct ask put_of(const char *key, const char *value)
-{
-    return (struct ask){.request = {.kind = STORE_PUT,
-                                    .size = 10,
-                                    .u.put = {.key = slice_str(key), .value = slice_str(value)}}};
-}
-
-/* How often |value| stands in the log. */
-static uint32_t log_count(const struct world *world, const char *value)
-{
-    uint32_t count = 0;
-    for (uint64_t seq = 1; seq <= world->db.entry_count; seq++) {
-        const struct fake_entry *entry = fake_db_entry(&world->db, seq);
-        for (uint32_t i = 0; i < entry->entry.row_count; i++) {
-            count += slice_equal(entry->rows[i].row.value, slice_str(value));
-        }
-    }
-    return count;
-}
+#include "nodes.h"
 
 /* ---- one writer ----------------------------------------------------------------------------- */
 
@@ -351,12 +125,44 @@ static void many_requests_share_one_entry_and_read_each_others_writes(void **sta
     world_free(world);
 }
 
+/* While a batch is under way and while its members are back in the queue. */
+static void what_is_in_the_batch_counts_for_the_ceiling(void **state)
+{
+    enum { COUNT = LIMIT_WRITES_QUEUED_MAX + LIMIT_BATCH_ROWS };
+    (void)state;
+    struct world *world = world_new(1, STORE_AUTO);
+    struct node *node = &world->nodes[0];
+    struct ask *asks = mem_alloc(COUNT * sizeof(*asks));
+    for (uint32_t large = 0; large < 2; large++) {
+        /* By number, then by bytes. */
+        size_t size = large == 1 ? NODE_REQUEST_SIZE_MAX : 10;
+        uint32_t max = large == 1 ? LIMIT_WRITE_BYTES_QUEUED_MAX / NODE_REQUEST_SIZE_MAX
+                                  : LIMIT_WRITES_QUEUED_MAX;
+        for (uint32_t i = 0; i < max + 100; i++) {
+            asks[i] = put_of("k", "v");
+            asks[i].request.size = size;
+            ask_start(node, &asks[i]);
+            if (i == max / 2) {
+                store_turn(node->store); /* Many of them are in the batch from now on. */
+            }
+        }
+        store_turn(node->store);
+        for (uint32_t i = 0; i < max + 100; i++) {
+            assert_int_equal(asks[i].is_done, i >= max);
+            assert_int_equal(asks[i].request.err, i >= max ? ERR_TOO_MANY_REQUESTS : ERR_OK);
+        }
+        world_run_until(world, &asks[max - 1].is_done);
+    }
+    mem_free(asks);
+    world_free(world);
+}
+
 static void admission_says_what_it_refuses(void **state)
 {
     (void)state;
     struct world *world = world_new(1, STORE_AUTO);
     struct ask large = put_of("k", "v");
-    large.request.size = 1001;
+    large.request.size = NODE_REQUEST_SIZE_MAX + 1;
     assert_int_equal(ask_run(&world->nodes[0], &large), ERR_REQUEST_TOO_LARGE);
     uint32_t count = LIMIT_WRITES_QUEUED_MAX + 1;
     struct ask *asks = mem_alloc(count * sizeof(*asks));
@@ -569,14 +375,7 @@ static void one_revision_of_many_rows_is_purged_in_pieces(void **state)
     struct ask compact = {.request = {.kind = STORE_COMPACT, .u.compact = {.physical = true}}};
     compact.request.u.compact.revision = put.request.revision;
     assert_int_equal(ask_run(node, &compact), ERR_OK);
-    uint32_t left = 0;
-    for (uint64_t seq = 1; seq <= world->db.entry_count; seq++) {
-        const struct fake_entry *entry = fake_db_entry(&world->db, seq);
-        for (uint32_t i = 0; i < entry->entry.row_count; i++) {
-            left += !entry->rows[i].purged;
-        }
-    }
-    assert_int_equal(left, 1);
+    assert_int_equal(log_rows_left(world), 1);
     world_free(world);
 }
 
@@ -612,10 +411,13 @@ static void db_roll_back(struct fake_db *db, uint64_t seq)
     }
 }
 
+/* The newest entries go away and others come. What differs: rows and entries; rows, the entries are
+ * gone; entries, the rows are the same. */
 static void a_reload_of_another_history_is_noticed(void **state)
 {
+    enum { BOTH, ROWS, ENTRIES, CASES };
     (void)state;
-    for (uint32_t trimmed = 0; trimmed < 2; trimmed++) {
+    for (uint32_t differs = 0; differs < CASES; differs++) {
         struct world *world = world_new(1, STORE_AUTO);
         struct node *first = &world->nodes[0];
         struct node *second = &world->nodes[1];
@@ -630,12 +432,15 @@ static void a_reload_of_another_history_is_noticed(void **state)
         node_start(second, STORE_AUTO);
         for (uint32_t i = 0; i < 6; i++) {
             struct ask put = put_of(i == 0 ? "e" : "a", "new");
+            if (differs == ENTRIES && i < 2) {
+                put = put_of(keys[4 + i], "old");
+            }
             assert_int_equal(ask_run(second, &put), ERR_OK);
         }
         struct ask compact = {.request = {.kind = STORE_COMPACT, .u.compact = {.revision = 11}}};
         assert_int_equal(ask_run(second, &compact), ERR_OK);
         (void)fake_db_purge(&world->db, 11, 0, 11);
-        fake_db_trim(&world->db, trimmed == 1 ? 9 : 1);
+        fake_db_trim(&world->db, differs == ROWS ? 9 : 1);
         world->db.deleted_below = 11;
         fake_log_set_reachable(first->log, true);
         world_run_for(world, 10 * NS_PER_S);
@@ -652,6 +457,7 @@ int main(void)
         cmocka_unit_test(a_request_whose_deadline_passed_in_the_queue_is_never_sent),
         cmocka_unit_test(many_requests_share_one_entry_and_read_each_others_writes),
         cmocka_unit_test(admission_says_what_it_refuses),
+        cmocka_unit_test(what_is_in_the_batch_counts_for_the_ceiling),
         cmocka_unit_test(a_batch_that_lost_is_evaluated_again),
         cmocka_unit_test(a_linearizable_read_sees_what_another_replica_acknowledged),
         cmocka_unit_test(waiting_reads_share_one_probe),
