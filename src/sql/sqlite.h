@@ -102,6 +102,8 @@ struct sqlite_log {
     struct sqlite_job *deferred;
     struct sqlite_job **deferred_tail;
     bool close_deferred;
+    uint64_t error_count; /* Errors since the last commit that went well ... */
+    int error_code;       /* ... and the code of the last one. */
     enum err open_err;
     char why[512];
 };
@@ -115,7 +117,8 @@ void sqlite_close(struct sqlite_log *log);
 extern sqlite_run_fn *const sqlite_runs[SQL_KIND_COUNT];
 /* The texts of the prepared statements, with '~' for the prefix. */
 extern const char *const sqlite_texts[STMT_COUNT];
-/* Log the connection's error under |what|; returns ERR_NO_SPACE or ERR_DATABASE. */
+/* Log the connection's error under |what|, unless the one before was the same and nothing was
+ * committed since; returns ERR_NO_SPACE or ERR_DATABASE. */
 enum err sqlite_error(struct sqlite_log *log, const char *what);
 /* The head, as of now. ERR_HISTORY_LOST without a cluster row. */
 MUST_CHECK enum err sqlite_head_read(struct sqlite_log *log, struct sql_head *head,

@@ -65,8 +65,11 @@ const char *const sqlite_texts[STMT_COUNT] = {
 enum err sqlite_error(struct sqlite_log *log, const char *what)
 {
     int code = sqlite3_extended_errcode(log->db);
-    LOG(LOG_ERROR, "sqlite error", LSTR("at", what), LSTR("error", sqlite3_errmsg(log->db)),
-        LINT("code", code));
+    if (log->error_count++ == 0 || code != log->error_code) {
+        LOG(LOG_ERROR, "sqlite error", LSTR("at", what), LSTR("error", sqlite3_errmsg(log->db)),
+            LINT("code", code));
+    }
+    log->error_code = code;
     return (code & 0xff) == SQLITE_FULL ? ERR_NO_SPACE : ERR_DATABASE;
 }
 
@@ -152,6 +155,10 @@ static void transaction_rollback(struct sqlite_log *log)
 static enum err transaction_commit(struct sqlite_log *log)
 {
     if (stmt_run(log->stmts[STMT_COMMIT])) {
+        if (log->error_count > 0) {
+            LOG(LOG_INFO, "sqlite goes on", LUINT("errors", log->error_count));
+            log->error_count = 0;
+        }
         return ERR_OK;
     }
     enum err err = sqlite_error(log, "commit");

@@ -415,23 +415,14 @@ static void run_refused(void)
     assert_true(world->sched.now_ns - began_ns < 100 * NS_PER_MS);
 }
 
-static uint32_t text_count(const char *text, const char *what)
-{
-    uint32_t count = 0;
-    for (const char *at = strstr(text, what); at != NULL; at = strstr(at + 1, what)) {
-        count++;
-    }
-    return count;
-}
-
 static void appends_that_are_refused_back_off_and_are_told_once(void **state)
 {
     (void)state;
     for (uint32_t mode = STORE_OPTIMISTIC; mode <= STORE_LOCKING; mode++) {
         refusing = world_new(1, (enum store_transaction_mode)mode);
         char *said = support_capture_stderr(run_refused);
-        assert_int_equal(text_count(said, "appends are refused"), 1);
-        assert_int_equal(text_count(said, "appends go again"), 1);
+        assert_int_equal(support_text_count(said, "appends are refused"), 1);
+        assert_int_equal(support_text_count(said, "appends go again"), 1);
         mem_free(said);
         world_free(refusing);
     }

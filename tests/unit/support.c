@@ -92,3 +92,12 @@ char *support_capture_stderr(void (*run)(void))
     (void)fclose(file);
     return text;
 }
+
+uint32_t support_text_count(const char *text, const char *what)
+{
+    uint32_t count = 0;
+    for (const char *at = strstr(text, what); at != NULL; at = strstr(at + 1, what)) {
+        count++;
+    }
+    return count;
+}

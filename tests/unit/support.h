@@ -43,6 +43,8 @@ bool support_is_long(void);
 void support_assert_panics(void (*run)(void));
 /* What |run| writes to standard error, as a string; free it with mem_free. */
 char *support_capture_stderr(void (*run)(void));
+/* How often |what| stands in |text|. */
+uint32_t support_text_count(const char *text, const char *what);
 
 #define assert_slice_equal(a, b)                                           \
     do {                                                                   \

@@ -14,6 +14,8 @@
 
 #include <sqlite3.h>
 
+#include "core/mem.h"
+
 enum fault { FAULT_NONE, FAULT_WRITE_FULL, FAULT_WRITE_ERROR, FAULT_SYNC_ERROR };
 
 static _Atomic int fault; /* Read on the engine's thread. */
@@ -189,6 +191,38 @@ static void a_full_disk_refuses_and_harms_nothing(void **state)
     folder_remove();
 }
 
+enum { REFUSALS = 20 };
+
+static void refuse_many(void)
+{
+    struct log_fixture fixture;
+    struct sql_conformance conformance;
+    struct conf_world world;
+    enum err err;
+    log_open(&fixture, &conformance, &world);
+    for (uint32_t i = 0; i < 2; i++) {
+        atomic_store(&fault, FAULT_WRITE_FULL);
+        for (uint32_t j = 0; j < REFUSALS; j++) {
+            assert_int_equal(log_world_put(&world, 1, 5000, &err), SQL_REFUSED);
+        }
+        atomic_store(&fault, FAULT_NONE);
+        assert_int_equal(log_world_put(&world, 1, 5000, &err), SQL_COMMITTED);
+    }
+    conf_world_fini(&world);
+    log_fixture_close(&fixture);
+    folder_remove();
+}
+
+static void an_error_that_lasts_is_told_when_it_begins_and_when_it_ends(void **state)
+{
+    (void)state;
+    char *said = support_capture_stderr(refuse_many);
+    assert_int_equal(support_text_count(said, "sqlite error"), 2);
+    assert_int_equal(support_text_count(said, "sqlite goes on"), 2);
+    assert_int_equal(support_text_count(said, "errors=20"), 2);
+    mem_free(said);
+}
+
 static void commit_with(enum fault what)
 {
     struct log_fixture fixture;
@@ -223,6 +257,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_full_disk_refuses_and_harms_nothing),
+        cmocka_unit_test(an_error_that_lasts_is_told_when_it_begins_and_when_it_ends),
         cmocka_unit_test(an_error_at_the_commit_ends_the_process),
     };
     return cmocka_run_group_tests(tests, faults_begin, NULL);
