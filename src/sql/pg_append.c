@@ -23,6 +23,7 @@
 enum { APPEND_CHUNK_BYTES = LIMIT_BATCH_BYTES, APPEND_CHUNK_ROWS = 16 * 1024 };
 enum { NOTIFY_PAUSE_MS = 10 * 1000 };
 
+static void append_begin(struct pg_conn *conn, bool in_lock);
 static void append_send_first(struct pg_conn *conn);
 static void append_go_on(struct pg_conn *conn);
 
@@ -372,10 +373,10 @@ static void append_on_commit(struct pg_conn *conn, const struct pg_reply *reply)
     if (!reply->ok && !reply->lost && is_full && !state->without_notify) {
         pg_conn_report(conn, "notify", reply);
         append_without_notify(conn);
-        if (!append_of(conn)->locked) {      /* Else the lock is gone, too: refused. */
-            pg_append_start(conn, conn->op); /* All of it is gone: once more from the start. */
-            return;
-        }
+        /* All of it is gone, a lock, too: once more from the start. Whether somebody wrote in between
+         * is for the statement's own condition to say. */
+        append_begin(conn, false);
+        return;
     }
     const char *tag = reply->ok ? PQcmdStatus((PGresult *)(uintptr_t)reply->rows) : "";
     if (reply->ok && strcmp(tag, "COMMIT") != 0) {
@@ -437,21 +438,27 @@ static void append_on_begin(struct pg_conn *conn, const struct pg_reply *reply)
     append_send_first(conn);
 }
 
-void pg_append_start(struct pg_conn *conn, struct pg_op *op)
+/* |in_lock|: inside the transaction that a lock opened. */
+static void append_begin(struct pg_conn *conn, bool in_lock)
 {
-    struct sql_append *append = op->request;
     struct pg_append_state *state = &conn->log->append;
-    const struct sql_entry *entry = append->entry;
+    const struct sql_entry *entry = append_of(conn)->entry;
     state->in_order = append_leases_repeat(entry);
-    state->is_explicit = append->locked || conn->log->pooler || state->in_order ||
+    state->is_explicit = in_lock || conn->log->pooler || state->in_order ||
                          append_chunk(entry, 0) < entry->row_count;
-    if (!state->is_explicit || append->locked) {
+    if (!state->is_explicit || in_lock) {
         append_send_first(conn);
         return;
     }
     char *text = pg_begin_text(conn->log, "");
     pg_conn_query(conn, text, append_on_begin);
     mem_free(text);
+}
+
+void pg_append_start(struct pg_conn *conn, struct pg_op *op)
+{
+    ASSERT(op->kind == SQL_KIND_APPEND);
+    append_begin(conn, append_of(conn)->locked);
 }
 
 /* ---- lock ----------------------------------------------------------------------------------- */
