@@ -373,8 +373,8 @@ static void append_on_commit(struct pg_conn *conn, const struct pg_reply *reply)
     if (!reply->ok && !reply->lost && is_full && !state->without_notify) {
         pg_conn_report(conn, "notify", reply);
         append_without_notify(conn);
-        /* All of it is gone, a lock, too: once more from the start. Whether somebody wrote in between
-         * is for the statement's own condition to say. */
+        /* All of it is gone, a lock, too: once more from the start. Whether somebody wrote in
+         * between is for the statement's own condition to say. */
         append_begin(conn, false);
         return;
     }

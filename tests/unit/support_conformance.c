@@ -486,6 +486,14 @@ static void effects_on_one_lease_keep_their_order(struct conf_world *world)
     ASSERT(conf_lease(world, 9, &lease) && lease.ttl_s == 20);
     ASSERT(lease.counter == world->head.seq);
     ASSERT(!conf_lease(world, 10, &lease));
+    const struct sql_effect moved[] = {
+        {.kind = SQL_LEASE_PUT, .id = 10, .ttl_s = 1},
+        {.kind = SQL_LEASE_DELETE, .id = 10},
+        {.kind = SQL_LEASE_EXPIRE, .id = 9, .counter = world->head.seq - 1},
+    };
+    ASSERT(conf_effects(world, moved, 3, 1) == SQL_MOVED);
+    ASSERT(conf_lease(world, 9, &lease) && !conf_lease(world, 10, &lease));
+    conf_check_head(world);
     const struct sql_effect again[] = {
         {.kind = SQL_LEASE_EXPIRE, .id = 9, .counter = world->head.seq},
         {.kind = SQL_LEASE_PUT, .id = 9, .ttl_s = 30},
@@ -648,6 +656,81 @@ static void a_purge_deletes_what_the_compaction_made_dead(struct conf_world *wor
         ASSERT(deleted == conf_forget_dead(world, compact));
         conf_check_load(world, world->c->log);
     }
+}
+
+/* An entry of one row, or of none but a compaction to |compact|. */
+static void conf_put(struct conf_world *world, const char *key, bool is_delete, int64_t compact)
+{
+    struct conf_batch batch;
+    conf_batch_init(world, &batch);
+    if (key != NULL) {
+        conf_batch_put(world, &batch, key, 5, is_delete);
+    } else {
+        conf_batch_effect(&batch, (struct sql_effect){.kind = SQL_COMPACT, .id = compact});
+    }
+    conf_batch_seal(world, &batch);
+    ASSERT(conf_batch_append(world, world->c->log, &batch) == SQL_COMMITTED);
+    conf_batch_won(world, &batch);
+    conf_batch_fini(&batch);
+}
+
+static void conf_forget(struct conf_world *world, int64_t revision)
+{
+    uint32_t at = 0;
+    while (world->rows[at].revision != revision) {
+        at++;
+    }
+    conf_row_free(&world->rows[at]);
+    world->row_count--;
+    memmove(&world->rows[at], &world->rows[at + 1], (world->row_count - at) * sizeof(*world->rows));
+}
+
+/* A later part first, then what lies before it, then the whole again: what each may delete. */
+static void a_purge_keeps_to_its_revisions(struct conf_world *world)
+{
+    static const struct {
+        const char *key;
+        bool is_delete;
+    } puts[] = {{"q", false}, {"q", true},  {"q", false}, {"r", false},
+                {"r", true},  {"s", false}, {"s", false}, {"s", false}};
+    int64_t base = world->head.revision;
+    for (uint32_t i = 0; i < ARRAY_COUNT(puts); i++) {
+        conf_put(world, puts[i].key, puts[i].is_delete, 0);
+    }
+    conf_put(world, NULL, false, base + 7);
+    struct sql_purge purge = {.fence = world->head.fence, .compact_rev = base + 7};
+    const struct {
+        int64_t from;
+        int64_t to;
+        uint32_t rows_max;
+        uint64_t deleted;
+        int64_t mark;
+    } steps[] = {
+        {7, 7, 0, 0, 0}, /* Entries alone: no row, no mark. */
+        {6, 7, 0, 1, 7}, /* The first s; not what lies before. */
+        {1, 6, 4, 4, 7}, /* Two of q, two of r; the mark does not go back. */
+        {1, 6, 4, 0, 7}, {1, 7, 0, 0, 7},
+    };
+    static const int64_t gone[] = {6, 1, 2, 4, 5};
+    uint32_t forgotten = 0;
+    for (uint32_t i = 0; i < ARRAY_COUNT(steps); i++) {
+        purge.from_rev = base + steps[i].from;
+        purge.to_rev = base + steps[i].to;
+        purge.rows_max = steps[i].rows_max;
+        ASSERT(conf_purge(world, world->c->log, &purge) == ERR_OK);
+        ASSERT(purge.rows_deleted == steps[i].deleted);
+        for (uint64_t row = 0; row < steps[i].deleted; row++) {
+            conf_forget(world, base + gone[forgotten++]);
+        }
+        if (steps[i].mark > 0) {
+            world->head.deleted_below = base + steps[i].mark;
+        }
+        conf_check_load(world, world->c->log); /* And the head. */
+    }
+    purge.from_rev = base; /* A compaction that has not happened, of nothing but entries. */
+    purge.to_rev = base;
+    purge.compact_rev = base + 8;
+    ASSERT(conf_purge(world, world->c->log, &purge) == ERR_LEADER_CHANGED);
 }
 
 static void old_entries_go_but_never_the_newest(struct conf_world *world)
@@ -818,6 +901,7 @@ void sql_conformance_run(const struct sql_conformance *conformance)
     of_two_racing_appends_one_wins(&world);
     a_lock_keeps_others_waiting(&world);
     a_purge_deletes_what_the_compaction_made_dead(&world);
+    a_purge_keeps_to_its_revisions(&world);
     conf_each_condition_is_needed(&world);
     old_entries_go_but_never_the_newest(&world);
     an_expiry_needs_the_counter_it_saw(&world, 10);

@@ -400,6 +400,33 @@ static void upkeep_tells_how_old_the_oldest_snapshot_is(void **state)
     postgres_world_close(&pg);
 }
 
+/* Whoever is silent for 10 s is not shown, and after 10 minutes its row goes. */
+static void a_silent_member_is_not_shown_and_later_forgotten(void **state)
+{
+    (void)state;
+    struct postgres_world pg;
+    postgres_world_open(&pg);
+    struct arena arena;
+    arena_init(&arena, 1 << 24);
+    for (uint64_t id = 1; id <= 3; id++) {
+        struct sql_upkeep upkeep = {.self = {.id = id}, .arena = &arena};
+        assert_int_equal(conf_upkeep(&pg.world, pg.fixture.log, &upkeep), ERR_OK);
+    }
+    postgres_world_sql(&pg, "UPDATE member SET heartbeat = now() - CASE id WHEN 1 THEN"
+                            " interval '11 seconds' ELSE interval '11 minutes' END WHERE id < 3");
+    char count[8];
+    for (uint32_t i = 0; i < 2; i++) {
+        struct sql_upkeep upkeep = {.self = {.id = 3}, .arena = &arena};
+        assert_int_equal(conf_upkeep(&pg.world, pg.fixture.log, &upkeep), ERR_OK);
+        assert_int_equal(upkeep.member_count, 1);
+        assert_int_equal(upkeep.members[0].id, 3);
+        postgres_sql_answer(pg.database.name, "SELECT count(*) FROM member", count, sizeof(count));
+        assert_string_equal(count, "2");
+    }
+    arena_fini(&arena);
+    postgres_world_close(&pg);
+}
+
 /* Requests that are in flight or wait when the log closes all complete, before |closed|. */
 static void closing_completes_every_request(void **state)
 {
@@ -530,6 +557,7 @@ int main(void)
         cmocka_unit_test(a_warning_beside_a_commit_is_doubt),
         cmocka_unit_test(an_error_at_the_commit_is_a_refusal),
         cmocka_unit_test(upkeep_tells_how_old_the_oldest_snapshot_is),
+        cmocka_unit_test(a_silent_member_is_not_shown_and_later_forgotten),
         cmocka_unit_test(closing_completes_every_request),
         cmocka_unit_test(a_warning_beside_a_lost_append_changes_nothing),
         cmocka_unit_test(a_full_queue_of_notifications_fails_no_append),
