@@ -13,7 +13,8 @@ enum {
     LIMIT_TXN_OPS_MAX = 128,              /* Ops in one Txn; etcd's --max-txn-ops default. */
     LIMIT_PROTO_DEPTH = 10000,            /* Message levels; Go's protobuf limit. */
     LIMIT_BATCH_ROWS = 1024,              /* A batch closes here, but holds whole etcd writes. */
-    LIMIT_BATCH_BYTES = 8 * 1024 * 1024,  /* Likewise, keys and values. */
+    LIMIT_BATCH_BYTES = 8 * 1024 * 1024,  /* Likewise, keys and values ... */
+    LIMIT_BATCH_EVAL_MS = 20,             /* ... and the time that its evaluation took. */
     LIMIT_WRITES_QUEUED_MAX = 65536,      /* Queued or in the batch: then too many requests; */
     LIMIT_WRITE_BYTES_QUEUED_MAX = 256 * 1024 * 1024, /* likewise these bytes of requests. */
     LIMIT_READS_WAITING_MAX = 1024 * 1024, /* Linearizable reads that wait for an index. */

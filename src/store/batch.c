@@ -108,11 +108,18 @@ void store_batch_requeue(struct store *store)
 
 /* ---- evaluation ----------------------------------------------------------------------------- */
 
-static bool batch_is_full(const struct store_eval *eval, const struct store_request *next)
+/* Whether |next| has to wait for the next batch. */
+static bool batch_is_full(const struct store *store, uint64_t begun_ns,
+                          const struct store_request *next)
 {
+    const struct store_eval *eval = &store->batch.eval;
     ASSERT(store_eval_is_sound(eval));
     ASSERT((int)next->kind <= STORE_LEASE_EXPIRE);
     uint64_t changes = (uint64_t)eval->rows.count + eval->effects.count;
+    if (store->batch.members.count > 0 &&
+        store_now_ns(store) - begun_ns >= LIMIT_BATCH_EVAL_MS * NS_PER_MS) {
+        return true; /* Ranges inside of transactions: the loop has other things to do, too. */
+    }
     return changes >= LIMIT_BATCH_ROWS ||
            (changes > 0 && eval->byte_count + next->size > LIMIT_BATCH_BYTES);
 }
@@ -135,9 +142,10 @@ static bool batch_evaluate(struct store *store)
     batch->beaten = false;
     batch->refusal = ERR_OK;
     batch->attempts = 0;
+    uint64_t begun_ns = store_now_ns(store);
     while (store->queue.first != NULL) {
         struct store_request *request = store->queue.first;
-        if (batch_is_full(eval, request) || store_eval_must_wait(eval, request)) {
+        if (batch_is_full(store, begun_ns, request) || store_eval_must_wait(eval, request)) {
             break;
         }
         store_list_remove(request);

@@ -3,7 +3,9 @@
 
 static uint64_t node_now_ns(const struct clock *clock)
 {
-    return ((const struct node *)(const void *)clock)->world->sched.now_ns;
+    struct world *world = ((const struct node *)(const void *)clock)->world;
+    world->looked_ns += world->look_ns;
+    return world->sched.now_ns + world->looked_ns;
 }
 
 static void on_deliver(void *arg)

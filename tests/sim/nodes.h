@@ -39,6 +39,8 @@ struct world {
     struct sched sched;
     struct fake_db db;
     struct fake_faults faults; /* Of nodes that start. */
+    uint64_t look_ns;          /* So long takes each look at a clock, ... */
+    uint64_t looked_ns;        /* ... all of them so long. */
     struct node nodes[2];
     struct arena arena;
 };

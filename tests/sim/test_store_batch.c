@@ -125,6 +125,27 @@ static void many_requests_share_one_entry_and_read_each_others_writes(void **sta
     world_free(world);
 }
 
+static void a_batch_closes_when_its_evaluation_has_taken_long(void **state)
+{
+    enum { COUNT = 200 };
+    (void)state;
+    struct world *world = world_new(1, STORE_AUTO);
+    struct node *node = &world->nodes[0];
+    static struct ask asks[COUNT];
+    for (uint32_t i = 0; i < COUNT; i++) {
+        asks[i] = put_of("k", "v");
+        ask_start(node, &asks[i]);
+    }
+    world->look_ns = NS_PER_MS;
+    store_turn(node->store);
+    world->look_ns = 0;
+    world_run_until(world, &asks[COUNT - 1].is_done);
+    assert_int_equal(log_count(world, "v"), COUNT);
+    assert_in_range(fake_db_entry(&world->db, 1)->entry.row_count, 1, LIMIT_BATCH_EVAL_MS + 1);
+    assert_int_equal(world->db.entry_count, 2);
+    world_free(world);
+}
+
 /* While a batch is under way and while its members are back in the queue. */
 static void what_is_in_the_batch_counts_for_the_ceiling(void **state)
 {
@@ -457,6 +478,7 @@ int main(void)
         cmocka_unit_test(a_request_whose_deadline_passed_in_the_queue_is_never_sent),
         cmocka_unit_test(many_requests_share_one_entry_and_read_each_others_writes),
         cmocka_unit_test(admission_says_what_it_refuses),
+        cmocka_unit_test(a_batch_closes_when_its_evaluation_has_taken_long),
         cmocka_unit_test(what_is_in_the_batch_counts_for_the_ceiling),
         cmocka_unit_test(a_batch_that_lost_is_evaluated_again),
         cmocka_unit_test(a_linearizable_read_sees_what_another_replica_acknowledged),
