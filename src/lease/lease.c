@@ -11,6 +11,8 @@
  */
 #include "lease/lease.h"
 
+#include <stdlib.h>
+
 #include "core/clock.h"
 #include "core/hash.h"
 #include "core/mem.h"
@@ -367,6 +369,33 @@ uint32_t lease_table_due(const struct lease_table *table, uint64_t now_ns, struc
         }
     }
     return count;
+}
+
+void lease_table_list(const struct lease_table *table, struct lease_left *items)
+{
+    ASSERT(table->count == 0 || items != NULL);
+    for (uint32_t i = 0; i < table->count; i++) {
+        const struct slot *slot = &table->slots[table->heap[i]];
+        ASSERT(slot->due_ns >= slot->start_ns);
+        items[i] = (struct lease_left){slot->id, slot->due_ns - table->margin_ns};
+    }
+}
+
+static int left_order(const void *a, const void *b)
+{
+    const struct lease_left *left = a;
+    const struct lease_left *right = b;
+    if (left->ends_ns != right->ends_ns) {
+        return left->ends_ns < right->ends_ns ? -1 : 1;
+    }
+    return (left->id > right->id) - (left->id < right->id);
+}
+
+void lease_left_sort(struct lease_left *items, uint32_t count)
+{
+    if (count > 1) {
+        qsort(items, count, sizeof(*items), left_order);
+    }
 }
 
 uint32_t lease_table_count(const struct lease_table *table)

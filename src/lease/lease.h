@@ -36,6 +36,16 @@ void lease_table_rearm(struct lease_table *table, uint64_t now_ns);
 /* Remaining seconds (rounded as etcd does), -1 if unknown. Never below 0. */
 int64_t lease_table_remaining_s(const struct lease_table *table, int64_t id, uint64_t now_ns);
 
+/* When a lease's time is over, by our clock; the margin is not in it. */
+struct lease_left {
+    int64_t id;
+    uint64_t ends_ns;
+};
+/* All leases, in no order; |items| has room for lease_table_count. O(leases). */
+void lease_table_list(const struct lease_table *table, struct lease_left *items);
+/* By time, then by id. Pure, any thread. */
+void lease_left_sort(struct lease_left *items, uint32_t count);
+
 struct lease_due {
     int64_t id;
     uint64_t grant_seq;

@@ -328,6 +328,7 @@ static enum err eval_kind(struct store_eval *eval, struct store_request *request
     case STORE_READ_INDEX:
     case STORE_LEASE_KEEPALIVE:
     case STORE_LEASE_TTL:
+    case STORE_LEASE_LIST:
         break;
     }
     ASSERT(false); /* Admission lets only ordered kinds come here. */

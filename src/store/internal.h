@@ -40,7 +40,7 @@ uint64_t store_backoff_ns(struct store *store, uint32_t *backoff_ms);
 /* ---- requests (writer.c) -------------------------------------------------------------------- */
 
 /* Ordered like the public kinds, never posted from outside: the end of an expired lease. */
-enum { STORE_LEASE_EXPIRE = STORE_LEASE_TTL + 1 };
+enum { STORE_LEASE_EXPIRE = STORE_LEASE_LIST + 1 };
 
 /* Where a request is. */
 enum request_state {
@@ -328,7 +328,7 @@ void store_leases_fini(struct store *store);
 void store_leases_keepalive(struct store *store, struct store_request *request);
 /* Send what waits. */
 void store_leases_start(struct store *store);
-/* A read index arrived for a keep-alive or a TimeToLive. */
+/* A read index arrived for a keep-alive, a TimeToLive or a list. */
 void store_leases_answer(struct store *store, struct store_request *request);
 /* Counters of an upkeep, received now. */
 void store_leases_read(struct store *store, const struct sql_lease *leases, uint32_t count);

@@ -106,10 +106,32 @@ void store_leases_keepalive(struct store *store, struct store_request *request)
     store_list_add(&store->leases.waiting, request);
 }
 
+static void list_answer(struct store *store, struct store_request *request)
+{
+    ASSERT(store_is_sound(store));
+    ASSERT(request->kind == STORE_LEASE_LIST);
+    const struct lease_table *table = store->leases.table;
+    uint32_t count = lease_table_count(table);
+    ASSERT(count == cache_snapshot_info(store_snapshot(store))->lease_count);
+    struct lease_left *items = arena_alloc(request->arena, (count + 1) * sizeof(*items));
+    if (items == NULL) {
+        store_answer(request, ERR_REQUEST_TOO_LARGE);
+        return;
+    }
+    lease_table_list(table, items);
+    request->answer.leases.items = items;
+    request->answer.leases.count = count;
+    store_answer_now(request);
+}
+
 void store_leases_answer(struct store *store, struct store_request *request)
 {
     ASSERT(store_is_sound(store));
     ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
+    if (request->kind == STORE_LEASE_LIST) {
+        list_answer(store, request);
+        return;
+    }
     const struct cache_snapshot *snapshot = cache_snapshot(store->cache);
     int64_t id = request->u.lease.id;
     struct cache_lease lease = {0};

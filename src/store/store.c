@@ -147,7 +147,9 @@ struct cache *store_cache(struct store *store)
 void store_published(struct store *store)
 {
     ASSERT(store_is_sound(store));
-    ASSERT(cache_snapshot_info(cache_snapshot(store->cache))->seq == store->seq);
+    const struct cache_info *info = cache_snapshot_info(cache_snapshot(store->cache));
+    ASSERT(info->seq == store->seq);
+    ASSERT(info->lease_count == lease_table_count(store->leases.table));
     store->publish_stale = true;
     store->facts_stale = true;
     store_reads_release(store);

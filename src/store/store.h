@@ -33,6 +33,7 @@
 #include "sql/sql.h"
 
 struct store;
+struct lease_left; /* lease/lease.h */
 
 /* ---- what is asked: etcd's requests without protobuf ---------------------------------------- */
 
@@ -165,7 +166,8 @@ enum store_kind {
     STORE_READ_INDEX, /* done when a snapshot that holds everything acknowledged before it was
                            asked has been published on this replica. */
     STORE_LEASE_KEEPALIVE,
-    STORE_LEASE_TTL, /* Linearizable; keys are read by the asker from the snapshot. */
+    STORE_LEASE_TTL,  /* Linearizable; keys are read by the asker from the snapshot. */
+    STORE_LEASE_LIST, /* Linearizable; from our own memory while the database is away. */
 };
 
 /*
@@ -209,6 +211,10 @@ struct store_request {
                                   TTL: remaining, -1 if unknown. */
             int64_t granted_s; /* TTL only. */
         } lease;
+        struct {
+            struct lease_left *items; /* In |arena|, in no order: lease_left_sort. */
+            uint32_t count;
+        } leases;
     } answer;
     void (*done)(struct store_request *request);
     struct store_request *next; /* Private, all below. */

@@ -148,7 +148,7 @@ static enum err state_error(const struct store *store)
     if (!sm_is(&store->life, LIFE_READY)) {
         return ERR_NO_LEADER;
     }
-    return store_health_error(store);
+    return ERR_OK;
 }
 
 /* Whether one more write would be too many: those in the batch may all come back to the queue. */
@@ -176,6 +176,10 @@ static enum err admit(const struct store *store, const struct store_request *req
     ASSERT(store_is_sound(store));
     ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     TRY(state_error(store));
+    if (request->kind == STORE_LEASE_LIST && store_health_error(store) != ERR_OK) {
+        return ERR_OK; /* Answered at once, from memory. */
+    }
+    TRY(store_health_error(store));
     if (request->size > store->config.request_size_max) {
         return ERR_REQUEST_TOO_LARGE;
     }
@@ -189,6 +193,7 @@ static enum err admit(const struct store *store, const struct store_request *req
         return writes_are_full(store, request) ? ERR_TOO_MANY_REQUESTS : ERR_OK;
     case STORE_READ_INDEX:
     case STORE_LEASE_TTL:
+    case STORE_LEASE_LIST:
         return store->reads.waiting.count >= LIMIT_READS_WAITING_MAX ? ERR_TOO_MANY_REQUESTS
                                                                      : ERR_OK;
     case STORE_LEASE_KEEPALIVE:
@@ -235,7 +240,7 @@ void store_submit(struct store *store, struct store_request *request)
     ASSERT(store_is_sound(store));
     ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     ASSERT(request->done != NULL);
-    ASSERT((int)request->kind <= STORE_LEASE_TTL);
+    ASSERT((int)request->kind <= STORE_LEASE_LIST);
     request->store = store;
     request->list = NULL;
     request->timer = (struct timer){0};
@@ -260,6 +265,13 @@ void store_submit(struct store *store, struct store_request *request)
     case STORE_READ_INDEX:
     case STORE_LEASE_TTL:
         store_reads_add(store, request);
+        break;
+    case STORE_LEASE_LIST:
+        if (store_health_error(store) == ERR_OK) {
+            store_reads_add(store, request);
+        } else {
+            store_leases_answer(store, request);
+        }
         break;
     case STORE_LEASE_KEEPALIVE:
         store_leases_keepalive(store, request);

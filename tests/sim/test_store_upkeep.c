@@ -5,6 +5,8 @@
  */
 #include "nodes.h"
 
+#include "lease/lease.h"
+
 #define MINUTE_NS (60 * NS_PER_S)
 
 /* Another replica, whose heartbeats arrive and which never applies anything. */
@@ -215,6 +217,39 @@ static void leases_that_end_together_take_few_entries(void **state)
     assert_int_equal(cache_snapshot_info(store_snapshot(node->store))->live_keys, 0);
     /* 4000 changes, and the leases of the first reading apart from those of the second. */
     assert_in_range(world->db.entry_count - entries, 4, 6);
+    world_free(world);
+}
+
+static enum err grant(struct node *node, int64_t id, int64_t ttl_s)
+{
+    struct ask ask = {.request = {.kind = STORE_LEASE_GRANT, .u.lease = {id, ttl_s}}};
+    return ask_run(node, &ask);
+}
+
+static void leases_are_listed_as_they_end_on_all_replicas_and_without_a_database(void **state)
+{
+    static const int64_t ids[] = {4, 9, -2, 7};
+    (void)state;
+    struct world *world = world_new(2, STORE_AUTO);
+    assert_int_equal(grant(&world->nodes[0], 7, 60), ERR_OK);
+    assert_int_equal(grant(&world->nodes[1], 9, 50), ERR_OK);
+    assert_int_equal(grant(&world->nodes[0], -2, 55), ERR_OK);
+    assert_int_equal(grant(&world->nodes[1], 4, 30), ERR_OK);
+    for (uint32_t i = 0; i < 4; i++) {
+        if (i == 2) {
+            fake_log_set_reachable(world->nodes[0].log, false);
+            fake_log_set_reachable(world->nodes[1].log, false);
+            world_run_for(world, 5 * NS_PER_S);
+        }
+        struct ask list = {.request = {.kind = STORE_LEASE_LIST}};
+        assert_int_equal(ask_run(&world->nodes[i % 2], &list), ERR_OK);
+        struct lease_left *items = list.request.answer.leases.items;
+        assert_int_equal(list.request.answer.leases.count, ARRAY_COUNT(ids));
+        lease_left_sort(items, ARRAY_COUNT(ids));
+        for (uint32_t j = 0; j < ARRAY_COUNT(ids); j++) {
+            assert_int_equal(items[j].id, ids[j]);
+        }
+    }
     world_free(world);
 }
 
@@ -438,6 +473,7 @@ int main(void)
         cmocka_unit_test(nothing_is_purged_where_nothing_is_dead),
         cmocka_unit_test(the_newest_entry_is_checked_at_start_when_all_others_are_old),
         cmocka_unit_test(leases_that_end_together_take_few_entries),
+        cmocka_unit_test(leases_are_listed_as_they_end_on_all_replicas_and_without_a_database),
         cmocka_unit_test(while_fenced_only_probes_are_sent_and_they_back_off),
         cmocka_unit_test(who_waits_is_told_that_the_database_is_another),
         cmocka_unit_test(what_was_refused_by_another_database_is_told_at_once),

@@ -92,6 +92,32 @@ static void a_lease_granted_again_is_another_lease(void **state)
     lease_table_free(table);
 }
 
+static void all_are_listed_with_their_ends_in_order(void **state)
+{
+    struct lease_table *table = lease_table_new(GAP_NS, MARGIN_NS);
+    struct lease_left left[5];
+    (void)state;
+    lease_left_sort(left, 0);
+    lease_table_list(table, left);
+    lease_table_reading_begin(table, NS_PER_S);
+    lease_table_grant(table, 1, 9, 1, NS_PER_S);
+    lease_table_grant(table, 5, 7, 2, NS_PER_S);
+    lease_table_grant(table, -4, 8, 3, NS_PER_S);
+    lease_table_grant(table, 3, 7, 4, NS_PER_S);
+    lease_table_grant(table, 2, 5, 5, NS_PER_S);
+    lease_table_renewed(table, 2, 9, 5 * NS_PER_S); /* It began last and ends last. */
+    static const int64_t ids[] = {3, 5, -4, 1, 2};
+    static const uint64_t ends_s[] = {8, 8, 9, 10, 10};
+    assert_int_equal(lease_table_count(table), ARRAY_COUNT(left));
+    lease_table_list(table, left);
+    lease_left_sort(left, ARRAY_COUNT(left));
+    for (uint32_t i = 0; i < ARRAY_COUNT(left); i++) {
+        assert_int_equal(left[i].id, ids[i]);
+        assert_int_equal(left[i].ends_ns, ends_s[i] * NS_PER_S);
+    }
+    lease_table_free(table);
+}
+
 static void remaining_seconds_are_rounded_down(void **state)
 {
     static const struct {
@@ -237,6 +263,7 @@ int main(void)
         cmocka_unit_test(only_a_counter_that_moved_starts_the_time_again),
         cmocka_unit_test(time_counts_only_while_counters_are_read),
         cmocka_unit_test(a_lease_granted_again_is_another_lease),
+        cmocka_unit_test(all_are_listed_with_their_ends_in_order),
         cmocka_unit_test(remaining_seconds_are_rounded_down),
         cmocka_unit_test(many_are_due_at_once_and_told_in_order),
         cmocka_unit_test(the_table_agrees_with_a_list),
