@@ -1,8 +1,8 @@
 /*
  * Goal: the store serves over a real database, and comes back with what it acknowledged.
- * Method: a store on a uv loop over a SQLite file; requests one by one; closed and opened again. The
- * clock stands still while the database works, however slow the disk is, and moves from timer to
- * timer where a test wants time to pass.
+ * Method: a store on a uv loop over a SQLite file; requests one by one; closed and opened again.
+ * The clock stands still while the database works, however slow the disk is, and moves from timer
+ * to timer where a test wants time to pass.
  */
 #include "support.h"
 
