@@ -158,7 +158,7 @@ void store_health_fence(struct store *store, bool fenced)
     }
     store->health.fenced = fenced;
     store->facts_stale = true;
-    LOG(fenced ? LOG_ERROR : LOG_INFO, fenced ? "fenced: another database" : "fence lifted");
+    LOG(fenced ? LOG_WARN : LOG_INFO, fenced ? "fenced: another database" : "fence lifted");
     if (fenced) {
         store_answer_all(&store->reads.waiting, ERR_LEADER_CHANGED);
         store_answer_all(&store->leases.waiting, ERR_LEADER_CHANGED);

@@ -247,6 +247,7 @@ static void check_error(struct sim_op *op)
         CHECK(world, op->request.u.compact.revision > op->begun_rev);
         break;
     case ERR_NO_LEADER:
+    case ERR_LEADER_CHANGED:
     case ERR_STOPPED:
         break;
     default:

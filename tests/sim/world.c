@@ -276,6 +276,19 @@ static void chaos_rows(struct world *world)
     }
 }
 
+static void event_identity(void *arg)
+{
+    struct world *world = arg;
+    memcpy(world->db.live_identity, world->db.fence.identity, sizeof(world->db.live_identity));
+}
+
+/* The address leads to another database, for a while: a twin, so all that it says looks right. */
+static void chaos_identity(struct world *world, uint64_t for_ns)
+{
+    (void)snprintf(world->db.live_identity, sizeof(world->db.live_identity), "another");
+    sched_add(&world->sched, for_ns, event_identity, world);
+}
+
 static void event_chaos(void *arg)
 {
     struct world *world = arg;
@@ -285,7 +298,7 @@ static void event_chaos(void *arg)
     }
     struct replica *replica = &world->replicas[rng_below(&sched->rng, world->replica_count)];
     uint64_t for_ns = sched_between(sched, 20, 3000) * NS_PER_MS;
-    switch (sched_between(sched, 0, 9)) {
+    switch (sched_between(sched, 0, 10)) {
     case 0:
     case 1:
         if (replica->store != NULL && !replica->is_dying) {
@@ -306,6 +319,9 @@ static void event_chaos(void *arg)
         break;
     case 5:
         replica_die(replica, sched_chance(sched, 600));
+        break;
+    case 6:
+        chaos_identity(world, for_ns);
         break;
     default:
         chaos_rows(world);
@@ -338,6 +354,7 @@ void world_chaos_start(struct world *world)
 void world_chaos_end(struct world *world)
 {
     world->chaos = false;
+    event_identity(world);
     world->faults = (struct fake_faults){.travel_ns = 100 * 1000};
     for (uint32_t i = 0; i < world->replica_count; i++) {
         struct replica *replica = &world->replicas[i];
