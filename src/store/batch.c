@@ -101,7 +101,11 @@ void store_batch_requeue(struct store *store)
     store_batch_drop_edit(store);
     for (struct store_request *r = batch->members.first; r != NULL; r = r->next) {
         ASSERT(r->state == REQUEST_BATCHED);
+        ASSERT(r->list == &batch->members);
         r->state = REQUEST_QUEUED;
+        if (r->arena != NULL) {
+            arena_reset(r->arena); /* Each evaluation may need as much as it holds. */
+        }
     }
     store_list_prepend(&store->queue, &batch->members);
 }
@@ -560,6 +564,8 @@ void store_batch_back(struct store *store)
         ASSERT(timer_is_armed(&batch->retry));
         timers_disarm(store->timers, &batch->retry);
         sm_move(&batch->sm, BATCH_IDLE);
+    } else if (sm_is(&batch->sm, BATCH_DOUBT)) {
+        store_batch_doubt_back(store);
     }
 }
 

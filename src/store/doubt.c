@@ -124,7 +124,21 @@ static void retry_due(struct timer *timer)
     struct store_batch *batch = CONTAINER_OF(timer, struct store_batch, retry);
     struct store *store = CONTAINER_OF(batch, struct store, batch);
     ASSERT(sm_is(&batch->sm, BATCH_DOUBT));
+    if (store->health.fenced) { /* Another database is asked nothing: until store_batch_back. */
+        timers_arm(store->timers, &batch->retry, DOUBT_BACKOFF_MAX_MS * NS_PER_MS, retry_due);
+        return;
+    }
     resolve(store);
+}
+
+void store_batch_doubt_back(struct store *store)
+{
+    ASSERT(store_is_sound(store));
+    struct store_batch *batch = &store->batch;
+    ASSERT(sm_is(&batch->sm, BATCH_DOUBT));
+    if (timer_is_armed(&batch->retry)) {
+        timers_arm(store->timers, &batch->retry, 0, retry_due);
+    }
 }
 
 void store_batch_doubt(struct store *store)

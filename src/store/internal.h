@@ -189,6 +189,8 @@ void store_batch_lost(struct store *store);
 void store_batch_look(struct store *store);
 void store_batch_judge(struct store *store);
 void store_batch_doubt(struct store *store);
+/* Resolve now, if it is only waiting to. */
+void store_batch_doubt_back(struct store *store);
 void store_batch_resolved(struct store *store, enum sql_outcome outcome);
 void store_batch_pause(struct store *store);
 /* Members go back to the queue, the edit away. */

@@ -172,8 +172,8 @@ enum store_kind {
 
 /*
  * Embedded by the asker, filled in, handed over by store_post (any thread) or store_submit (store
- * thread), and owned by store until |done|. |arena| is the asker's and is used by store for the
- * answer between the two; nobody else may touch it then.
+ * thread), and owned by store until |done|. |arena| is the asker's, one for each request and empty;
+ * between the two only store uses it, for the answer: it is reset before each further evaluation.
  */
 struct request_list;
 struct store_request {

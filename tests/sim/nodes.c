@@ -1,6 +1,11 @@
 /* Stores over the fake database, stepped by a test. */
 #include "nodes.h"
 
+struct ask_arena {
+    struct arena arena;
+    struct ask_arena *next;
+};
+
 static uint64_t node_now_ns(const struct clock *clock)
 {
     struct world *world = ((const struct node *)(const void *)clock)->world;
@@ -114,7 +119,6 @@ struct world *world_new(uint32_t nodes, enum store_transaction_mode mode)
     log_level_max = LOG_ERROR;
     sched_init(&world->sched, support_seed());
     fake_db_init(&world->db, &world->sched);
-    arena_init(&world->arena, 1 << 20);
     for (uint32_t i = 0; i < ARRAY_COUNT(world->nodes); i++) {
         world->nodes[i].world = world;
         if (i < nodes) {
@@ -147,7 +151,12 @@ void world_free(struct world *world)
     }
     fake_db_fini(&world->db);
     sched_fini(&world->sched);
-    arena_fini(&world->arena);
+    while (world->arenas != NULL) {
+        struct ask_arena *next = world->arenas->next;
+        arena_fini(&world->arenas->arena);
+        mem_free(world->arenas);
+        world->arenas = next;
+    }
     mem_free(world);
 }
 
@@ -160,7 +169,11 @@ static void on_done(struct store_request *request)
 
 void ask_start(struct node *node, struct ask *ask)
 {
-    ask->request.arena = &node->world->arena;
+    struct ask_arena *arena = mem_alloc(sizeof(*arena));
+    arena_init(&arena->arena, NODE_ARENA_MAX);
+    arena->next = node->world->arenas;
+    node->world->arenas = arena;
+    ask->request.arena = &arena->arena;
     ask->request.done = on_done;
     if (ask->request.deadline_ns == 0) {
         ask->request.deadline_ns = UINT64_MAX;

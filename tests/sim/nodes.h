@@ -14,7 +14,7 @@
 #include "core/mem.h"
 #include "store/store.h"
 
-enum { NODE_REQUEST_SIZE_MAX = 1024 * 1024 };
+enum { NODE_REQUEST_SIZE_MAX = 1024 * 1024, NODE_ARENA_MAX = 64 * 1024 };
 
 struct world;
 
@@ -42,7 +42,7 @@ struct world {
     uint64_t look_ns;          /* So long takes each look at a clock, ... */
     uint64_t looked_ns;        /* ... all of them so long. */
     struct node nodes[2];
-    struct arena arena;
+    struct ask_arena *arenas; /* Of all asks: one each. */
 };
 
 /* With |nodes| of two started and ready. */
@@ -61,6 +61,7 @@ struct ask {
     struct store_request request;
     bool is_done;
 };
+/* With an arena of NODE_ARENA_MAX bytes, which lives as long as the world. */
 void ask_start(struct node *node, struct ask *ask);
 /* Until it is answered. */
 enum err ask_run(struct node *node, struct ask *ask);

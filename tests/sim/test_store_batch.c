@@ -231,6 +231,37 @@ static void a_batch_that_lost_is_evaluated_again(void **state)
     }
 }
 
+static void what_a_lost_evaluation_took_of_the_arena_is_given_back(void **state)
+{
+    enum { KEYS = 3000 };
+    static_assert(KEYS * sizeof(void *) < NODE_ARENA_MAX, "one answer fits");
+    static_assert(3 * KEYS * sizeof(void *) > NODE_ARENA_MAX, "three do not");
+    static struct ask puts[KEYS];
+    static char keys[KEYS][8];
+    (void)state;
+    struct world *world = world_new(2, STORE_OPTIMISTIC);
+    for (uint32_t i = 0; i < KEYS; i++) {
+        (void)snprintf(keys[i], sizeof(keys[i]), "k%05u", i);
+        puts[i] = put_of(keys[i], "v");
+        ask_start(&world->nodes[0], &puts[i]);
+    }
+    store_turn(world->nodes[0].store);
+    world_run_until(world, &puts[KEYS - 1].is_done);
+    struct store_put put = {.key = SLICE_LIT("mine"), .value = SLICE_LIT("mine")};
+    struct store_range range = {.key = SLICE_LIT("k"), .range_end = SLICE_LIT("l")};
+    struct store_op then[] = {{.kind = STORE_OP_PUT, .u.put = &put},
+                              {.kind = STORE_OP_RANGE, .u.range = &range}};
+    struct ask txn = {.request = {.kind = STORE_TXN, .size = 10}};
+    txn.request.u.txn = (struct store_txn){.success = then, .success_count = 2};
+    /* Each attempt is refused and evaluated again. */
+    static const enum fake_script refuse[] = {FAKE_REFUSE, FAKE_REFUSE, FAKE_REFUSE, FAKE_REFUSE};
+    fake_log_script(world->nodes[0].log, refuse, ARRAY_COUNT(refuse));
+    assert_int_equal(ask_run(&world->nodes[0], &txn), ERR_OK);
+    assert_int_equal(txn.request.answer.txn.ops[1].u.range.kv_count, KEYS);
+    assert_int_equal(log_count(world, "mine"), 1);
+    world_free(world);
+}
+
 static void a_linearizable_read_sees_what_another_replica_acknowledged(void **state)
 {
     (void)state;
@@ -481,6 +512,7 @@ int main(void)
         cmocka_unit_test(a_batch_closes_when_its_evaluation_has_taken_long),
         cmocka_unit_test(what_is_in_the_batch_counts_for_the_ceiling),
         cmocka_unit_test(a_batch_that_lost_is_evaluated_again),
+        cmocka_unit_test(what_a_lost_evaluation_took_of_the_arena_is_given_back),
         cmocka_unit_test(a_linearizable_read_sees_what_another_replica_acknowledged),
         cmocka_unit_test(waiting_reads_share_one_probe),
         cmocka_unit_test(a_database_that_is_away_is_said_at_once_and_comes_back),
