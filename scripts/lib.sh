@@ -6,7 +6,7 @@ BUILD_PACKAGES=(gcc libc6-dev make cmake pkg-config protobuf-c-compiler libproto
     libuv1-dev libnghttp2-dev libpq-dev libsqlite3-dev libxxhash-dev uthash-dev libyaml-dev
     zlib1g-dev)
 TEST_PACKAGES=(git python3 python3-venv python3-pip ninja-build ccache libcmocka-dev
-    clang clang-format clang-tidy postgresql etcd-client util-linux)
+    clang clang-format clang-tidy postgresql pgbouncer etcd-client util-linux)
 GO_VERSION=1.26.6 # Used when no newer Go is there.
 
 say() {

@@ -57,7 +57,7 @@ func (g *generator) prologue() []step {
 		program = append(program, step{{req: &pb.LeaseRevokeRequest{ID: id}}})
 	}
 	for slot := range leaseSlots {
-		grant := &pb.LeaseGrantRequest{TTL: 600}
+		grant := &pb.LeaseGrantRequest{TTL: 36000}
 		program = append(program, step{{req: grant, slot: slot, replica: g.replica()}})
 	}
 	for _, key := range g.keys[:len(g.keys)/2] {
@@ -342,9 +342,9 @@ func (g *generator) lease() []step {
 	}
 }
 
-// ttl is one that does not end while the program runs.
+// ttl is one that does not end while the programs of a pair run, however long that takes.
 func (g *generator) ttl() int64 {
-	return []int64{600, 3660, 100000, 9_000_000_000}[g.n(4)]
+	return []int64{36000, 100000, 5_000_000, 9_000_000_000}[g.n(4)]
 }
 
 func (g *generator) watchCreate() op {

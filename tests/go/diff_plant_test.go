@@ -113,13 +113,20 @@ var plants = []plant{
 		}
 		return ok
 	}},
-	{name: "a remaining TTL is two seconds off", alter: func(_ string, m proto.Message) bool {
+	{name: "a remaining TTL is too short", alter: func(_ string, m proto.Message) bool {
 		r, ok := m.(*pb.LeaseTimeToLiveResponse)
 		if !ok || r.TTL < 10 {
 			return false
 		}
-		r.TTL -= 3
+		r.TTL /= 2
 		return true
+	}},
+	{name: "a remaining TTL is too long", alter: func(_ string, m proto.Message) bool {
+		r, ok := m.(*pb.LeaseTimeToLiveResponse)
+		if ok {
+			r.TTL = r.GrantedTTL + 1
+		}
+		return ok && r.GrantedTTL > 0
 	}},
 	{name: "a lease holds one key less", alter: func(_ string, m proto.Message) bool {
 		r, ok := m.(*pb.LeaseTimeToLiveResponse)

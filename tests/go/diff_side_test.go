@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	callTimeout  = 20 * time.Second
-	watchTimeout = 10 * time.Second
+	callTimeout  = harness.Patience
+	watchTimeout = harness.Patience
 )
 
 // alterFn is a planted deviation: it may change what a side answered.
@@ -30,6 +30,7 @@ type side struct {
 	name     string
 	conns    []*grpc.ClientConn
 	alter    alterFn
+	books    leaseBooks
 	slots    [leaseSlots]int64 // Lease ids, 0: none.
 	symbols  map[int64]int64   // Lease id to symbol.
 	keeps    []pb.Lease_LeaseKeepAliveClient
@@ -69,6 +70,8 @@ func (s *side) leaseOf(slot int) int64 {
 type answer struct {
 	resp proto.Message
 	err  error
+	// Of a LeaseTimeToLive: the remaining time is one that the side may tell.
+	inTime bool
 }
 
 func (a answer) String() string {
@@ -83,6 +86,7 @@ func (a answer) String() string {
 func (s *side) do(o *op, req proto.Message) answer {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	defer cancel()
+	asked := time.Now()
 	resp, err := s.send(ctx, o, req)
 	if s.alter != nil {
 		resp, err = s.alter(o.method(), req, resp, err)
@@ -90,7 +94,55 @@ func (s *side) do(o *op, req proto.Message) answer {
 	if err != nil {
 		return answer{err: err}
 	}
-	return answer{resp: resp}
+	return answer{resp: resp, inTime: s.books.note(o.replica%len(s.conns), req, resp, asked)}
+}
+
+// leaseBooks is what a side's client knows of the time of its leases.
+type leaseBooks struct {
+	mu    sync.Mutex
+	books map[int64]leaseTimes
+}
+
+// leaseTimes are moments before a grant or keep-alive was sent.
+type leaseTimes struct {
+	granted time.Time
+	renewed time.Time
+	ttl     time.Duration
+	replica int // That renewed it: others may learn of it later.
+}
+
+// note takes down what was granted and renewed, and judges the remaining time that a LeaseTimeToLive
+// tells: no less than the TTL less all the time since the request that (re)started it was sent, and
+// no more than the TTL. Both sides differ by what their requests took, and a server that was stalled
+// starts a lease's time again; that it goes down at all is another test's.
+func (b *leaseBooks) note(replica int, req, resp proto.Message, asked time.Time) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.books == nil {
+		b.books = map[int64]leaseTimes{}
+	}
+	switch r := resp.(type) {
+	case *pb.LeaseGrantResponse:
+		b.books[r.ID] = leaseTimes{asked, asked, time.Duration(r.TTL) * time.Second, replica}
+	case *pb.LeaseKeepAliveResponse:
+		if times, ok := b.books[r.ID]; ok && r.TTL > 0 {
+			b.books[r.ID] = leaseTimes{times.granted, asked, times.ttl, replica}
+		}
+	case *pb.LeaseRevokeResponse:
+		delete(b.books, req.(*pb.LeaseRevokeRequest).ID)
+	case *pb.LeaseTimeToLiveResponse:
+		times, ok := b.books[r.ID]
+		from := times.granted
+		if times.replica == replica {
+			from = times.renewed
+		}
+		least := int64(0)
+		if ok {
+			least = r.GrantedTTL - int64(time.Since(from)/time.Second) - 1
+		}
+		return r.TTL >= least && r.TTL <= r.GrantedTTL
+	}
+	return true
 }
 
 func (s *side) send(ctx context.Context, o *op, req proto.Message) (proto.Message, error) {
@@ -202,6 +254,14 @@ func (s *side) keepAlive(replica int, r *pb.LeaseKeepAliveRequest) (proto.Messag
 	}
 }
 
+// mayBeGone tells whether |id| was granted so long ago that it may have ended.
+func (b *leaseBooks) mayBeGone(id int64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	times, ok := b.books[id]
+	return ok && time.Since(times.granted) >= times.ttl
+}
+
 // watchStream is one open Watch call; the reader goroutine files what comes in.
 type watchStream struct {
 	side    *side
@@ -215,6 +275,7 @@ type watchStream struct {
 	answered int
 	byID     map[int64]*watcher
 	progress []int64 // Revisions of the answers with watch id -1.
+	asked    int     // Progress requests; the runner's.
 	oddities []string
 	err      error
 }

@@ -261,7 +261,7 @@ func (r *runner) watchProgress(o *op) *deviation {
 		return r.silence(o)
 	}
 	for _, s := range []*side{r.etcd, r.drover} {
-		rev, err := s.askProgress(o.stream, 5*time.Second)
+		rev, err := s.askProgress(o.stream, r.current, watchTimeout)
 		if err != nil {
 			return r.differ(o, nil, "a progress response", s.name+": "+err.Error())
 		}
@@ -272,43 +272,51 @@ func (r *runner) watchProgress(o *op) *deviation {
 	return nil
 }
 
-func (s *side) askProgress(stream int, timeout time.Duration) (int64, error) {
+// askProgress asks until an answer comes, and returns its revision. An answer below |current| may be
+// one to an earlier call's question, as long as there were more questions than answers before.
+func (s *side) askProgress(stream int, current int64, timeout time.Duration) (int64, error) {
 	w := s.watches[stream]
 	w.mu.Lock()
-	seen := len(w.progress)
+	seen, asked := len(w.progress), w.asked
 	w.mu.Unlock()
-	deadline := time.Now().Add(timeout)
-	for time.Now().Before(deadline) {
+	for deadline := time.Now().Add(timeout); time.Now().Before(deadline); {
 		union := &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}
 		if err := w.stream.Send(&pb.WatchRequest{RequestUnion: union}); err != nil {
 			return 0, err
 		}
-		err := w.await(100*time.Millisecond, func() bool { return len(w.progress) > seen })
-		if err == nil {
+		w.asked++
+		for w.await(100*time.Millisecond, func() bool { return len(w.progress) > seen }) == nil {
 			w.mu.Lock()
-			defer w.mu.Unlock()
-			return w.progress[len(w.progress)-1], nil
+			rev := w.progress[seen]
+			w.mu.Unlock()
+			if seen++; rev >= current || seen > asked {
+				return rev, nil
+			}
 		}
 	}
 	return 0, errors.New("no answer")
 }
 
+// silence wants both to answer, or neither. One that speaks alone may have told an old answer, or the
+// other one is slow: then they are asked again, and given more time.
 func (r *runner) silence(o *op) *deviation {
 	spoke := make([]bool, 2)
-	var wg sync.WaitGroup
-	for i, s := range []*side{r.etcd, r.drover} {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
-			_, err := s.askProgress(o.stream, 200*time.Millisecond)
-			spoke[i] = err == nil
-		}()
+	for patience := 200 * time.Millisecond; patience < time.Minute; patience *= 4 {
+		var wg sync.WaitGroup
+		for i, s := range []*side{r.etcd, r.drover} {
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				_, err := s.askProgress(o.stream, 0, patience)
+				spoke[i] = err == nil
+			}()
+		}
+		wg.Wait()
+		if spoke[0] == spoke[1] {
+			return nil
+		}
 	}
-	wg.Wait()
-	if spoke[0] != spoke[1] {
-		return r.differ(o, nil, fmt.Sprint("a progress response: ", spoke[0]), fmt.Sprint(spoke[1]))
-	}
-	return nil
+	return r.differ(o, nil, fmt.Sprint("a progress response: ", spoke[0]), fmt.Sprint(spoke[1]))
 }
 
 // sync waits until every live watcher of both sides has what it must get, and compares that.

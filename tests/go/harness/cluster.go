@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 )
 
 // Setup is what a test runs against: an engine and a number of replicas.
@@ -90,7 +89,7 @@ func startCluster(setup Setup, pg *Postgres, extra []string) (*Cluster, error) {
 		c.Replicas = append(c.Replicas, r)
 	}
 	for _, r := range c.Replicas {
-		if err := r.WaitReady(30 * time.Second); err != nil {
+		if err := r.WaitReady(Patience); err != nil {
 			c.Kill()
 			return nil, err
 		}
@@ -113,7 +112,7 @@ func (c *Cluster) startStandIn() error {
 		c.Replicas = append(c.Replicas, &Replica{Name: fmt.Sprintf("n%d", i+1), Port: m.Port, member: m})
 	}
 	for _, r := range c.Replicas {
-		if err := r.WaitReady(30 * time.Second); err != nil {
+		if err := r.WaitReady(Patience); err != nil {
 			return err
 		}
 	}

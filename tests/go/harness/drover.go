@@ -6,14 +6,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/backoff"
-	"google.golang.org/grpc/credentials/insecure"
 )
 
 // DroverBin is the binary under test: DROVER_BIN, else build/drover of this checkout.
@@ -88,7 +84,7 @@ func StartDrover(o DroverOptions) (*Replica, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := r.WaitReady(30 * time.Second); err != nil {
+	if err := r.WaitReady(Patience); err != nil {
 		r.Kill()
 		return nil, err
 	}
@@ -135,7 +131,7 @@ func StartEtcdProcess(tools string) (*Replica, error) {
 	if err := r.launch(); err != nil {
 		return nil, err
 	}
-	return r, r.WaitReady(30 * time.Second)
+	return r, r.WaitReady(Patience)
 }
 
 // standIn is an etcd of one member as a process, which can be killed as drover can.
@@ -162,16 +158,17 @@ func (r *Replica) URL() string { return "http://" + r.Endpoint() }
 // Process is nil for a stand-in.
 func (r *Replica) Process() *Process { return r.proc }
 
-// WaitReady waits until a linearizable read is answered, or the process ends.
+// WaitReady waits until a linearizable read is answered, or the process ends. One try may take long:
+// on a machine that is slow for everybody short tries would only add to the load.
 func (r *Replica) WaitReady(timeout time.Duration) error {
-	conn, err := Dial(r.Endpoint())
+	conn, err := DialStrict(r.Endpoint())
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
 	deadline := time.Now().Add(timeout)
 	for {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), timeout/4)
 		_, err = pb.NewKVClient(conn).Range(ctx, &pb.RangeRequest{Key: []byte("ready?")})
 		cancel()
 		if err == nil {
@@ -207,7 +204,7 @@ func (r *Replica) Kill() {
 	}
 }
 
-// Stop sends SIGTERM and wants exit status 0 within ten seconds.
+// Stop sends SIGTERM and wants exit status 0.
 func (r *Replica) Stop() error {
 	if r.proc == nil {
 		r.Kill()
@@ -217,7 +214,7 @@ func (r *Replica) Stop() error {
 		return fmt.Errorf("%s has ended before it was stopped:\n%s", r.Name, r.proc.LogTail(20))
 	}
 	r.proc.Signal(syscall.SIGTERM)
-	status, err := r.proc.WaitExit(10 * time.Second)
+	status, err := r.proc.WaitExit(Patience)
 	if err != nil {
 		r.proc.Kill()
 		return err
@@ -233,17 +230,5 @@ func (r *Replica) Restart() error {
 	if err := r.launch(); err != nil {
 		return err
 	}
-	return r.WaitReady(60 * time.Second)
-}
-
-// Dial opens one plaintext connection without any size limit of its own, so that only the
-// server's limits are seen.
-func Dial(endpoint string, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
-	opts = append([]grpc.DialOption{
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<31-1), grpc.MaxCallSendMsgSize(1<<31-1)),
-		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: time.Second,
-			Backoff: backoff.Config{BaseDelay: 20 * time.Millisecond, Multiplier: 1.5, MaxDelay: 300 * time.Millisecond}}),
-	}, opts...)
-	return grpc.NewClient("passthrough:///"+strings.TrimPrefix(endpoint, "http://"), opts...)
+	return r.WaitReady(Patience)
 }

@@ -65,7 +65,7 @@ func StartEtcd(members int) ([]*Etcd, error) {
 	for _, e := range started {
 		select {
 		case <-e.etcd.Server.ReadyNotify():
-		case <-time.After(30 * time.Second):
+		case <-time.After(Patience):
 			return nil, fmt.Errorf("embedded etcd does not get ready")
 		}
 	}

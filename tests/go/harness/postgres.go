@@ -16,11 +16,12 @@ import (
 
 // Postgres is a private PostgreSQL server: own data, loopback, trust, fsync as by default.
 type Postgres struct {
-	Dir  string
-	Port int
-	proc *Process
-	dbs  int
-	mu   sync.Mutex
+	Dir   string
+	Port  int
+	Extra []string // Further arguments, from the next start on.
+	proc  *Process
+	dbs   int
+	mu    sync.Mutex
 }
 
 var (
@@ -79,36 +80,82 @@ func unprivileged() (*syscall.Credential, error) {
 
 // StartPostgres makes a new server.
 func StartPostgres() (*Postgres, error) {
+	p, err := newPostgres()
+	if err != nil {
+		return nil, err
+	}
+	err = p.run("initdb", "-D", filepath.Join(p.Dir, "data"), "-U", "drover", "--auth=trust",
+		"-E", "UTF8", "--locale=C", "--no-sync")
+	if err != nil {
+		return nil, err
+	}
+	return p, p.Start()
+}
+
+// StartStandby makes a hot standby of |p| that follows it under |name|.
+func (p *Postgres) StartStandby(name string) (*Postgres, error) {
+	s, err := newPostgres()
+	if err != nil {
+		return nil, err
+	}
+	source := fmt.Sprintf("host=127.0.0.1 port=%d user=drover application_name=%s", p.Port, name)
+	err = s.run("pg_basebackup", "-D", filepath.Join(s.Dir, "data"), "-d", source, "-R", "-X", "stream",
+		"-c", "fast", "--no-sync")
+	if err != nil {
+		return nil, err
+	}
+	return s, s.Start()
+}
+
+// newPostgres is a folder and a port, and nothing in it.
+func newPostgres() (*Postgres, error) {
 	dir, err := TempDir("postgres")
 	if err != nil {
 		return nil, err
-	}
-	cred, err := unprivileged()
-	if err != nil {
-		return nil, err
-	}
-	if cred != nil {
-		if err := os.Chown(dir, int(cred.Uid), int(cred.Gid)); err != nil {
-			return nil, err
-		}
-	}
-	initdb, err := postgresBin("initdb")
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.Command(initdb, "-D", filepath.Join(dir, "data"), "-U", "drover", "--auth=trust",
-		"-E", "UTF8", "--locale=C", "--no-sync")
-	cmd.Dir = dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("initdb: %w\n%s", err, out)
 	}
 	port, err := FreePort()
 	if err != nil {
 		return nil, err
 	}
 	p := &Postgres{Dir: dir, Port: port}
-	return p, p.Start()
+	return p, p.own(dir)
+}
+
+// own makes the server's user the owner of a file.
+func (p *Postgres) own(path string) error {
+	cred, err := unprivileged()
+	if err != nil || cred == nil {
+		return err
+	}
+	return os.Chown(path, int(cred.Uid), int(cred.Gid))
+}
+
+// WritePrivate writes a file that only the server may read, and returns its path.
+func (p *Postgres) WritePrivate(name string, content []byte) (string, error) {
+	path := filepath.Join(p.Dir, name)
+	if err := os.WriteFile(path, content, 0o600); err != nil {
+		return "", err
+	}
+	return path, p.own(path)
+}
+
+// run runs one of PostgreSQL's tools as the server's user, to its end.
+func (p *Postgres) run(tool string, args ...string) error {
+	bin, err := postgresBin(tool)
+	if err != nil {
+		return err
+	}
+	cred, err := unprivileged()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(bin, args...)
+	cmd.Dir = p.Dir
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", tool, err, out)
+	}
+	return nil
 }
 
 // Start runs the server on its data and waits until it answers. Tries again while the remains of
@@ -122,10 +169,12 @@ func (p *Postgres) Start() error {
 	if err != nil {
 		return err
 	}
-	deadline := time.Now().Add(60 * time.Second)
+	deadline := time.Now().Add(Patience)
 	for {
-		cmd := exec.Command(bin, "-D", filepath.Join(p.Dir, "data"), "-p", strconv.Itoa(p.Port),
-			"-h", "127.0.0.1", "-k", p.Dir, "-c", "max_connections=200")
+		args := []string{"-D", filepath.Join(p.Dir, "data"), "-p", strconv.Itoa(p.Port),
+			"-h", "127.0.0.1", "-k", p.Dir, "-c", "max_connections=200",
+			"-c", "dynamic_shared_memory_type=mmap"} // Goes with the folder, also after kill -9.
+		cmd := exec.Command(bin, append(args, p.Extra...)...)
 		cmd.Dir = p.Dir
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
 		p.proc, err = Start("postgres", p.Dir+".log", cmd)
@@ -161,7 +210,7 @@ func (p *Postgres) KillAll() {
 // Stop is a fast shutdown.
 func (p *Postgres) Stop() error {
 	p.proc.Signal(syscall.SIGINT)
-	_, err := p.proc.WaitExit(20 * time.Second)
+	_, err := p.proc.WaitExit(Patience)
 	return err
 }
 

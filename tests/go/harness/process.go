@@ -30,7 +30,7 @@ var (
 )
 
 // Root is the folder below which all temporary data of this run lives. Other users may enter it,
-// because a private PostgreSQL must not run as root.
+// because a private PostgreSQL must not run as root. It is where DROVER_TEST_TMP says.
 func Root() (string, error) {
 	rootOnce.Do(func() {
 		rootDir, rootErr = os.MkdirTemp(os.Getenv("DROVER_TEST_TMP"), "drover-tests-")

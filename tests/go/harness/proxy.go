@@ -71,6 +71,13 @@ func (s *Statement) Is(names ...string) bool {
 	return false
 }
 
+// insertsEntry tells whether the statement is one that inserts an entry of drover's log; behind a
+// pooler statements have no names.
+func (s *Statement) insertsEntry() bool {
+	return s.Is("append", "append_leases") ||
+		!s.Prepare && s.Name == "" && strings.Contains(s.Text, " e AS (INSERT INTO ")
+}
+
 // Appends tells whether the statement may commit an entry of drover's log: the one-shot append, or
 // the COMMIT of a transaction that holds one.
 func (s *Statement) Appends() bool {
@@ -80,7 +87,7 @@ func (s *Statement) Appends() bool {
 	if s.Name == "" && strings.HasPrefix(s.Text, "COMMIT") {
 		return s.Link.appending && s.Link.inTxn
 	}
-	return (s.Name == "append" || s.Name == "append_leases") && !s.Link.inTxn
+	return s.insertsEntry() && !s.Link.inTxn
 }
 
 // Link is one client connection with its own one to the server.
@@ -97,13 +104,16 @@ type Link struct {
 }
 
 // StartProxy listens on a loopback port in front of |p|.
-func (p *Postgres) StartProxy() (*Proxy, error) {
+func (p *Postgres) StartProxy() (*Proxy, error) { return StartProxyTo(p.Port) }
+
+// StartProxyTo listens in front of whatever speaks PostgreSQL's protocol on |port|.
+func StartProxyTo(port int) (*Proxy, error) {
 	listen, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
 	x := &Proxy{Port: listen.Addr().(*net.TCPAddr).Port, listen: listen,
-		backend: fmt.Sprintf("127.0.0.1:%d", p.Port), links: map[*Link]struct{}{},
+		backend: fmt.Sprintf("127.0.0.1:%d", port), links: map[*Link]struct{}{},
 		gate: make(chan struct{}), counts: map[string]int{}}
 	close(x.gate)
 	go x.accept()
@@ -352,7 +362,7 @@ func (l *Link) judge(s *Statement) Fault {
 		x.counts[name]++
 		l.Seen[name] = true
 	}
-	if strings.Contains(s.Text, "LISTEN ") {
+	if fault.Kind == Pass && strings.Contains(s.Text, "LISTEN ") {
 		l.Seen["LISTEN"] = true
 	}
 	if fault.Kind != Pass {
@@ -360,10 +370,10 @@ func (l *Link) judge(s *Statement) Fault {
 	}
 	switch {
 	case strings.HasPrefix(s.Text, "BEGIN"):
-		l.inTxn, l.appending = !strings.Contains(s.Text, "COMMIT"), false
+		l.inTxn, l.appending = !strings.HasSuffix(s.Text, "COMMIT"), false // Not "READ COMMITTED".
 	case strings.HasPrefix(s.Text, "COMMIT"), strings.HasPrefix(s.Text, "ROLLBACK"):
 		l.inTxn, l.appending = false, false
-	case s.Is("append", "append_leases"):
+	case s.insertsEntry():
 		l.appending = l.inTxn
 	}
 	return fault
