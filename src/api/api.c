@@ -1,12 +1,13 @@
 /* The table of methods. What is not in it answers Unimplemented. */
 #include "api/internal.h"
 
+#include "api/conn.h"
 #include "api/handlers.h"
 #include "core/mem.h"
 
-#define UNARY(name, handler)                                       \
-    {                                                              \
-        .path = (name), .kind = RPC_UNARY, .on_message = (handler) \
+#define UNARY(name, handler)                                                                       \
+    {                                                                                              \
+        .path = (name), .kind = RPC_UNARY, .on_message = (handler), .on_gone = api_compose_on_gone \
     }
 
 static const struct rpc_method api_table[] = {

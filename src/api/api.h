@@ -7,6 +7,7 @@
  *   lease.c     Grant, Revoke, KeepAlive, TimeToLive, Leases
  *   watch.c     Watch
  *   conn.c      what the calls of one connection share
+ *   compose.c   when answers to reads are composed
  *   cluster.c   MemberList
  *   maintenance.c  Status
  *   health.c    grpc.health.v1, and the check behind /health
@@ -55,8 +56,9 @@ void api_thread_stop(struct api *api, uint32_t thread);
 /* On the thread: end every stream with `etcdserver: server stopped` (UNAVAILABLE: clients resume
  * elsewhere). Unary calls go on. */
 void api_thread_drain(struct api *api, uint32_t thread);
-/* rpc_config.conn_gone. */
+/* rpc_config.conn_gone and conn_room. */
 void api_connection_gone(void *user);
+void api_connection_room(void *user);
 /* Store thread: a snapshot or facts were published. Wakes each thread that runs, at most once until
  * it has looked. */
 void api_on_publish(struct api *api);

@@ -1,6 +1,7 @@
 /* A question to the store on behalf of a call, and its way back to the call's thread. */
 #include "api/ask.h"
 
+#include "api/conn.h"
 #include "core/wire.h"
 
 /* What etcd's raft envelope adds to a request of |size| bytes: a header with a random id of ten
@@ -11,19 +12,27 @@ static size_t envelope_size(size_t size)
     return size + 1 + wire_varint_size(size) + RAFT_HEADER;
 }
 
+void api_ask_finish(struct api_ask *ask)
+{
+    ASSERT(list_is_empty(&ask->in_ready));
+    arena_fini(&ask->arena);
+    rpc_call_unref(ask->call); /* Frees |ask|. */
+}
+
 static void ask_done(struct store_request *request)
 {
     struct api_ask *ask = CONTAINER_OF(request, struct api_ask, request);
-    struct rpc_call *call = ask->call;
-    if (rpc_call_is_alive(call)) {
+    if (rpc_call_is_alive(ask->call)) {
         if (request->err != ERR_OK) {
-            rpc_fail_err(call, request->err);
+            rpc_fail_err(ask->call, request->err);
+        } else if (request->kind == STORE_READ_INDEX) {
+            api_compose(ask);
+            return;
         } else {
-            ask->answer(ask);
+            ask->answer(ask); /* May point into a snapshot: now or never. */
         }
     }
-    arena_fini(&ask->arena);
-    rpc_call_unref(call); /* Frees |ask|. */
+    api_ask_finish(ask);
 }
 
 void *api_ask_new(struct api_thread *thread, struct rpc_call *call, enum store_kind kind,
@@ -39,6 +48,7 @@ void *api_ask_new(struct api_thread *thread, struct rpc_call *call, enum store_k
     ask->thread = thread;
     ask->call = call;
     ask->request.kind = kind;
+    list_init(&ask->in_ready);
     return ask;
 }
 
@@ -55,17 +65,25 @@ void api_ask_post(struct api_ask *ask, size_t message_size, void (*answer)(struc
     store_post(ask->thread->api->config.store, request);
 }
 
-void api_ask_read_index(struct api_ask *ask, void (*answer)(struct api_ask *ask))
+void api_ask_read(struct api_ask *ask, bool is_local, void (*answer)(struct api_ask *ask))
 {
     ASSERT(ask->request.kind == STORE_READ_INDEX);
-    api_ask_post(ask, 0, answer);
+    if (!is_local) {
+        api_ask_post(ask, 0, answer);
+        return;
+    }
+    ask->answer = answer;
+    rpc_call_ref(ask->call);
+    api_compose(ask);
 }
 
-bool api_ask_copy(struct rpc_call *call, struct slice message, struct slice *copy)
+void *api_ask_request(struct api_thread *thread, struct rpc_call *call, struct slice message,
+                      const ProtobufCMessageDescriptor *descriptor)
 {
-    if (!arena_copy(rpc_call_arena(call), message, copy)) {
+    struct slice copy;
+    if (!arena_copy(rpc_call_arena(call), message, &copy)) {
         rpc_fail_err(call, ERR_REQUEST_TOO_LARGE);
-        return false;
+        return NULL;
     }
-    return true;
+    return api_request(thread, call, copy, descriptor, NULL);
 }

@@ -3,6 +3,7 @@
 #define API_ASK_H
 
 #include "api/internal.h"
+#include "watch/list.h"
 
 /*
  * Lives in the call's arena; may be the first member of something larger. The store answers into an
@@ -16,6 +17,7 @@ struct api_ask {
     /* ERR_OK came back and the call is alive: answer it. The store's answer is valid until it
      * returns. */
     void (*answer)(struct api_ask *ask);
+    struct list in_ready; /* api_conn.ready, while the answer waits for room. */
 };
 
 /* Zeroed, |size| >= sizeof(struct api_ask) bytes; NULL when the call's arena is full: the call has
@@ -27,10 +29,14 @@ void *api_ask_new(struct api_thread *thread, struct rpc_call *call, enum store_k
  * |message_size| is the request's on the wire. Fails the call by itself when the store does.
  */
 void api_ask_post(struct api_ask *ask, size_t message_size, void (*answer)(struct api_ask *ask));
-/* Wait for a read index, then answer. */
-void api_ask_read_index(struct api_ask *ask, void (*answer)(struct api_ask *ask));
+/* Answer a read when there is room for it, see compose.c; unless |is_local|, wait for a read index
+ * first. */
+void api_ask_read(struct api_ask *ask, bool is_local, void (*answer)(struct api_ask *ask));
+/* Its last word: drops the reference. |ask| is gone. */
+void api_ask_finish(struct api_ask *ask);
 
-/* |message| copied into the call's arena, as a request that is posted needs it; false: answered. */
-bool api_ask_copy(struct rpc_call *call, struct slice message, struct slice *copy);
+/* api_request of a copy of |message| in the call's arena, as a request that is posted needs it. */
+void *api_ask_request(struct api_thread *thread, struct rpc_call *call, struct slice message,
+                      const ProtobufCMessageDescriptor *descriptor);
 
 #endif

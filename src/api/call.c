@@ -106,6 +106,7 @@ void *api_request(struct api_thread *thread, struct rpc_call *call, struct slice
 void api_reply(struct api_thread *thread, struct rpc_call *call)
 {
     size_t count = 0;
+    thread->composed += API_COMPOSE_LEAST + api_out_size(&thread->out);
     const struct rpc_part *parts = api_out_parts(&thread->out, &count);
     rpc_reply(call, parts, count);
     api_out_end(&thread->out);

@@ -80,6 +80,6 @@ void api_member_list(struct rpc_call *call, struct slice message)
     }
     struct api_ask *ask = api_ask_new(thread, call, STORE_READ_INDEX, sizeof(*ask));
     if (ask != NULL) {
-        api_ask_read_index(ask, member_list_on_index);
+        api_ask_read(ask, false, member_list_on_index);
     }
 }

@@ -9,6 +9,8 @@ struct api_conn *api_conn_of(struct api_thread *thread, struct rpc_call *call)
     if (*user == NULL) {
         struct api_conn *conn = mem_alloc(sizeof(*conn));
         conn->thread = thread;
+        list_init(&conn->ready);
+        list_init(&conn->in_ready);
         *user = conn;
     }
     return *user;
@@ -19,6 +21,8 @@ void api_connection_gone(void *user)
     struct api_conn *conn = user;
     ASSERT_ON_LOOP(conn->thread->loop);
     ASSERT(conn->watches == NULL);
+    ASSERT(list_is_empty(&conn->ready)); /* Its calls are gone. */
+    list_leave(&conn->in_ready);
     mem_free(conn);
 }
 

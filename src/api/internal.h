@@ -5,9 +5,14 @@
 #include "api/api.h"
 #include "api/codec.h"
 #include "api/decode.h"
+#include "watch/list.h"
 #include "watch/watch.h"
 
-enum { API_METHODS_MAX = 24, API_EVENT_RUNS = 8 };
+enum {
+    API_METHODS_MAX = 24,
+    API_EVENT_RUNS = 8,
+    API_COMPOSE_LEAST = 512, /* Bytes that an answer counts for besides its own: it costs time. */
+};
 
 /* A run of events, encoded once for all watchers that get it. */
 struct api_event_run {
@@ -47,6 +52,11 @@ struct api_thread {
     /* Set by the store's thread, cleared by ours; set for good while the thread does not run. */
     _Atomic bool publish_posted;
     struct api_event_run runs[API_EVENT_RUNS];
+    size_t composed;   /* Bytes of answers in this turn, about; 1 ns counts as one. */
+    struct list ready; /* Connections whose answers go on in this or the next turn. */
+    struct loop_post ready_post;
+    bool ready_posted;
+    struct loop_hook turn_end; /* Begins to count again. */
 };
 
 struct api {
@@ -67,6 +77,9 @@ void api_thread_hold(struct api_thread *thread);
 /* A range stream joined or left thread->ranges. */
 void api_thread_hold_add(struct api_thread *thread, const struct range_stream *stream);
 void api_thread_hold_remove(struct api_thread *thread, const struct range_stream *stream);
+/* compose.c: answers that waited, and the end of a turn. */
+void api_compose_run(struct loop_post *post);
+void api_compose_turn_ended(struct loop_hook *hook);
 void api_stream_add(struct api_thread *thread, struct api_stream *stream, struct rpc_call *call);
 void api_stream_remove(struct api_stream *stream);
 
@@ -95,6 +108,15 @@ struct api_header api_header(const struct api_thread *thread, int64_t revision);
 /* The newest snapshot, and its revision. */
 const struct cache_snapshot *api_snapshot(const struct api_thread *thread);
 int64_t api_revision(const struct api_thread *thread);
+/* Decode and check a RangeRequest, which |range| borrows; false: refused, and answered. */
+bool api_range_request(struct api_thread *thread, struct rpc_call *call, struct slice message,
+                       struct store_range *range);
+/* True when it needs no read index. */
+static inline bool api_range_is_local(const struct api_thread *thread,
+                                      const struct store_range *range)
+{
+    return range->serializable || store_reads_are_local(thread->api->config.store);
+}
 /* Nothing from the database is to be expected: etcd without a leader. */
 bool api_is_away(const struct api_thread *thread);
 

@@ -12,15 +12,31 @@ struct range_ask {
     struct store_range range;
 };
 
+/* One that may walk far for a small answer counts by its time. */
+static bool range_is_slow(const struct store_range *range)
+{
+    return range->range_end.size > 0 && (range->revision > 0 || !store_range_is_plain(range));
+}
+
+static uint64_t now_ns(const struct api_thread *thread)
+{
+    return clock_now_ns(thread->loop->timers.clock);
+}
+
 static void range_reply(struct api_thread *thread, struct rpc_call *call,
                         const struct store_range *range)
 {
+    bool is_slow = range_is_slow(range);
+    uint64_t begin_ns = is_slow ? now_ns(thread) : 0;
     struct api_header header = api_header(thread, 0);
     api_out_begin(&thread->out);
     enum err err =
         api_range_answer(api_snapshot(thread), &header, range, &thread->arena, &thread->out);
     metric_add(METRIC_etcd_mvcc_range_total, 1);
     api_reply_or_fail(thread, call, err);
+    if (is_slow) {
+        thread->composed += now_ns(thread) - begin_ns;
+    }
     if (!range->serializable) {
         api_conn_read_answered(thread, call);
     }
@@ -32,30 +48,40 @@ static void range_on_index(struct api_ask *ask)
     range_reply(ask->thread, ask->call, &CONTAINER_OF(ask, struct range_ask, ask)->range);
 }
 
-void api_kv_range(struct rpc_call *call, struct slice message)
+bool api_range_request(struct api_thread *thread, struct rpc_call *call, struct slice message,
+                       struct store_range *range)
 {
-    struct api_thread *thread = api_thread_of(call);
     const Etcdserverpb__RangeRequest *request =
         api_request(thread, call, message, &etcdserverpb__range_request__descriptor, NULL);
     if (request == NULL) {
-        return;
+        return false;
     }
-    struct store_range range;
-    api_range_from(request, &range);
-    enum err err = store_range_check(&range);
+    api_range_from(request, range);
+    enum err err = store_range_check(range);
     if (err != ERR_OK) {
         rpc_fail_err(call, err);
+    }
+    return err == ERR_OK;
+}
+
+void api_kv_range(struct rpc_call *call, struct slice message)
+{
+    struct api_thread *thread = api_thread_of(call);
+    struct store_range range;
+    if (!api_range_request(thread, call, message, &range)) {
         return;
     }
-    if (range.serializable || store_reads_are_local(thread->api->config.store)) {
+    bool is_local = api_range_is_local(thread, &range);
+    if (is_local && api_may_compose(thread, call)) {
         range_reply(thread, call, &range);
         return;
     }
     struct range_ask *ask = api_ask_new(thread, call, STORE_READ_INDEX, sizeof(*ask));
-    if (ask != NULL) {
-        ask->range = range; /* Borrows |message|, which stays while the call is alive. */
-        api_ask_read_index(&ask->ask, range_on_index);
+    if (ask == NULL) {
+        return;
     }
+    ask->range = range; /* Borrows |message|, which stays while the call is alive. */
+    api_ask_read(&ask->ask, is_local, range_on_index);
 }
 
 /* ---- Put ----------------------------------------------------------------------------------- */
@@ -72,12 +98,8 @@ static void put_on_done(struct api_ask *ask)
 void api_kv_put(struct rpc_call *call, struct slice message)
 {
     struct api_thread *thread = api_thread_of(call);
-    struct slice copy;
-    if (!api_ask_copy(call, message, &copy)) {
-        return;
-    }
     const Etcdserverpb__PutRequest *request =
-        api_request(thread, call, copy, &etcdserverpb__put_request__descriptor, NULL);
+        api_ask_request(thread, call, message, &etcdserverpb__put_request__descriptor);
     if (request == NULL) {
         return;
     }
@@ -109,12 +131,8 @@ static void delete_on_done(struct api_ask *ask)
 void api_kv_delete(struct rpc_call *call, struct slice message)
 {
     struct api_thread *thread = api_thread_of(call);
-    struct slice copy;
-    if (!api_ask_copy(call, message, &copy)) {
-        return;
-    }
     const Etcdserverpb__DeleteRangeRequest *request =
-        api_request(thread, call, copy, &etcdserverpb__delete_range_request__descriptor, NULL);
+        api_ask_request(thread, call, message, &etcdserverpb__delete_range_request__descriptor);
     if (request == NULL) {
         return;
     }
@@ -152,6 +170,7 @@ static void txn_read(struct api_thread *thread, struct rpc_call *call, const str
 {
     struct store_txn_answer answer;
     int64_t revision = 0;
+    uint64_t begin_ns = now_ns(thread);
     arena_reset(&thread->arena);
     enum err err =
         store_txn_run_readonly(api_snapshot(thread), txn, &thread->arena, &answer, &revision);
@@ -160,6 +179,7 @@ static void txn_read(struct api_thread *thread, struct rpc_call *call, const str
         return;
     }
     txn_reply(thread, call, &answer, revision);
+    thread->composed += now_ns(thread) - begin_ns;
     if (!store_txn_is_serializable(txn)) {
         api_conn_read_answered(thread, call);
     }
@@ -180,8 +200,9 @@ static void txn_start(struct api_thread *thread, struct rpc_call *call, const st
                       size_t message_size)
 {
     bool is_readonly = store_txn_is_readonly(txn);
-    if (is_readonly &&
-        (store_txn_is_serializable(txn) || store_reads_are_local(thread->api->config.store))) {
+    bool is_local = is_readonly && (store_txn_is_serializable(txn) ||
+                                    store_reads_are_local(thread->api->config.store));
+    if (is_local && api_may_compose(thread, call)) {
         txn_read(thread, call, txn);
         return;
     }
@@ -192,7 +213,7 @@ static void txn_start(struct api_thread *thread, struct rpc_call *call, const st
     }
     if (is_readonly) {
         ask->txn = *txn;
-        api_ask_read_index(&ask->ask, txn_on_index);
+        api_ask_read(&ask->ask, is_local, txn_on_index);
         return;
     }
     ask->ask.request.u.txn = *txn;
@@ -203,12 +224,8 @@ void api_kv_txn(struct rpc_call *call, struct slice message)
 {
     struct api_thread *thread = api_thread_of(call);
     struct arena *arena = rpc_call_arena(call);
-    struct slice copy;
-    if (!api_ask_copy(call, message, &copy)) {
-        return;
-    }
     const Etcdserverpb__TxnRequest *request =
-        api_request(thread, call, copy, &etcdserverpb__txn_request__descriptor, NULL);
+        api_ask_request(thread, call, message, &etcdserverpb__txn_request__descriptor);
     if (request == NULL) {
         return;
     }

@@ -168,6 +168,6 @@ void api_lease_leases(struct rpc_call *call, struct slice message)
     }
     struct api_ask *ask = api_ask_new(thread, call, STORE_READ_INDEX, sizeof(*ask));
     if (ask != NULL) {
-        api_ask_read_index(ask, leases_on_index);
+        api_ask_read(ask, false, leases_on_index);
     }
 }

@@ -4,6 +4,7 @@
  */
 #include "api/stream.h"
 
+#include "api/conn.h"
 #include "api/handlers.h"
 #include "api/request.h"
 #include "core/mem.h"
@@ -55,15 +56,24 @@ static void stream_unpin(struct api_thread *thread, struct range_stream *stream)
     api_thread_hold_remove(thread, stream);
 }
 
-/* True when the client has read nothing for long. */
+/* True when the client has read almost nothing for long. */
 static bool stream_is_stalled(struct range_stream *stream, uint64_t now_ns)
 {
-    size_t queued = rpc_call_queued(stream->stream.call);
-    if (queued != stream->queued) {
-        stream->queued = queued;
+    uint64_t taken = rpc_call_taken(stream->stream.call);
+    if (taken - stream->taken >= LIMIT_STALL_BYTES) {
+        stream->taken = taken;
         stream->moved_ns = now_ns;
     }
-    return now_ns - stream->moved_ns >= LIMIT_RANGE_STREAM_STALL_MS * NS_PER_MS;
+    return now_ns - stream->moved_ns >= LIMIT_STALL_MS * NS_PER_MS;
+}
+
+/* True when the stream has outlived a compaction long enough. */
+static bool stream_is_overdue(struct range_stream *stream, uint64_t now_ns)
+{
+    if (stream->passed_ns == 0) {
+        stream->passed_ns = now_ns;
+    }
+    return now_ns - stream->passed_ns >= LIMIT_RANGE_STREAM_OUTLIVE_MS * NS_PER_MS;
 }
 
 bool api_range_streams_look(struct api_thread *thread, uint64_t now_ns)
@@ -72,7 +82,8 @@ bool api_range_streams_look(struct api_thread *thread, uint64_t now_ns)
     struct range_stream *stream = thread->ranges;
     while (stream != NULL) {
         struct range_stream *next = stream->next; /* Failing unpins. */
-        if (stream_is_stalled(stream, now_ns) && stream->revision < compact_rev) {
+        bool is_stalled = stream_is_stalled(stream, now_ns);
+        if (stream->revision < compact_rev && (stream_is_overdue(stream, now_ns) || is_stalled)) {
             rpc_fail_err(stream->stream.call, ERR_COMPACTED);
         }
         stream = next;
@@ -232,6 +243,7 @@ static bool chunk_send(struct api_thread *thread, struct range_stream *stream,
         {slice_of(body->bytes, chunk->size), body},
         {slice_of(suffix, suffix_size), NULL},
     };
+    thread->composed += API_COMPOSE_LEAST + chunk->size;
     bool room = rpc_send(stream->stream.call, parts, ARRAY_COUNT(parts), false);
     shared_unref(body);
     return room;
@@ -335,22 +347,19 @@ static void stream_begin(struct api_ask *ask)
     }
     stream_pin(thread, stream, api_revision(thread));
     stream_pump(thread, stream);
+    if (!stream->range.serializable) {
+        api_conn_read_answered(thread, stream->stream.call);
+    }
 }
 
 void api_range_stream_on_message(struct rpc_call *call, struct slice message)
 {
     struct api_thread *thread = api_thread_of(call);
-    const Etcdserverpb__RangeRequest *request =
-        api_request(thread, call, message, &etcdserverpb__range_request__descriptor, NULL);
-    if (request == NULL) {
+    struct store_range range;
+    if (!api_range_request(thread, call, message, &range)) {
         return;
     }
-    struct store_range range;
-    api_range_from(request, &range);
-    enum err err = store_range_check(&range);
-    if (err == ERR_OK) {
-        err = api_range_stream_check(&range);
-    }
+    enum err err = api_range_stream_check(&range);
     if (err != ERR_OK) {
         rpc_fail_err(call, err);
         return;
@@ -364,11 +373,7 @@ void api_range_stream_on_message(struct rpc_call *call, struct slice message)
     stream->chunk = RANGE_STREAM_FIRST;
     *rpc_call_user(call) = stream;
     api_stream_add(thread, &stream->stream, call);
-    if (range.serializable || store_reads_are_local(thread->api->config.store)) {
-        stream_begin(&stream->ask);
-        return;
-    }
-    api_ask_read_index(&stream->ask, stream_begin);
+    api_ask_read(&stream->ask, api_range_is_local(thread, &range), stream_begin);
 }
 
 void api_range_stream_on_writable(struct rpc_call *call)
@@ -397,4 +402,5 @@ void api_range_stream_on_gone(struct rpc_call *call)
     stream_unpin(api_thread_of(call), stream);
     api_stream_remove(&stream->stream);
     buf_fini(&stream->key);
+    api_compose_forget(&stream->ask);
 }

@@ -7,8 +7,9 @@
 /*
  * Chunks of one Range at one revision, the next one when the client's window has room. Between
  * chunks it keeps a key and a revision, no snapshot: compaction may go on, but what this revision
- * sees stays in memory by the thread's hold. A client that stops reading loses the hold when a
- * compaction has passed it, so that it cannot stop trimming for everybody.
+ * sees stays in memory by the thread's hold. When a compaction has passed it, a client that reads
+ * less than LIMIT_STALL_BYTES in LIMIT_STALL_MS loses the hold, and any other one after
+ * LIMIT_RANGE_STREAM_OUTLIVE_MS, so that nobody stops trimming for all.
  */
 struct range_stream {
     struct api_ask ask; /* First: the read index. */
@@ -21,8 +22,9 @@ struct range_stream {
     uint64_t count;     /* Keys sent so far. */
     uint64_t limit;     /* In all. */
     uint64_t chunk;     /* Keys of the next chunk. */
-    size_t queued;      /* Bytes not yet read by the client, when last looked at, ... */
-    uint64_t moved_ns;  /* ... and since when they are as many. */
+    uint64_t taken;     /* Bytes that its client has read, when that was worth noting, ... */
+    uint64_t moved_ns;  /* ... and when it was. */
+    uint64_t passed_ns; /* When a compaction was seen to have passed |revision|; 0: not yet. */
 };
 
 /* End those whose revision is compacted and whose client reads nothing. False: none is left. */

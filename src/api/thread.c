@@ -10,7 +10,7 @@
 /* Streams that asked for a leader end when the database was away so long: three elections. */
 enum { LEADER_PATIENCE_MS = 3000 };
 /* How often range streams are asked whether their clients read. */
-enum { RANGES_LOOK_MS = LIMIT_RANGE_STREAM_STALL_MS / 10 };
+enum { RANGES_LOOK_MS = LIMIT_STALL_MS / 10 };
 
 /* ---- streams ------------------------------------------------------------------------------- */
 
@@ -205,8 +205,14 @@ void api_thread_start(struct api *api, uint32_t thread, struct loop *loop,
     api_out_init(&own->out);
     own->hub = watch_hub_new(api->config.cache, api->config.progress_interval_ns,
                              api->config.seed + thread);
+    watch_hub_set_ceilings(own->hub, LIMIT_WATCHERS / api->config.io_threads,
+                           LIMIT_WATCH_KEY_BYTES / api->config.io_threads);
     own->hub_post.run = hub_on_post;
     own->publish_post.run = thread_on_publish;
+    list_init(&own->ready);
+    own->ready_post.run = api_compose_run;
+    own->turn_end.run = api_compose_turn_ended;
+    loop_add_hook(loop, &own->turn_end);
     own->loop = loop;
     own->ranges_rev = INT64_MAX;
     api_thread_hold(own);
@@ -219,7 +225,9 @@ void api_thread_stop(struct api *api, uint32_t thread)
     struct api_thread *own = &api->threads[thread];
     ASSERT(own->streams.next == &own->streams);
     ASSERT(own->ranges == NULL);
+    ASSERT(list_is_empty(&own->ready));
     atomic_store_explicit(&own->publish_posted, true, memory_order_release);
+    loop_remove_hook(own->loop, &own->turn_end);
     timers_disarm(&own->loop->timers, &own->progress);
     timers_disarm(&own->loop->timers, &own->leader);
     timers_disarm(&own->loop->timers, &own->ranges_timer);

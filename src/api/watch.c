@@ -221,6 +221,7 @@ static void watch_create(struct watch_call *own, const Etcdserverpb__WatchCreate
     uint64_t now_ns = clock_now_ns(thread->loop->timers.clock);
     enum watch_result result = watch_stream_create(own->watchers, &create, now_ns, &watch_id);
     count_watchers(thread);
+    metric_add(METRIC_drover_refused_watchers_total, result == WATCH_TOO_MANY);
     api_conn_watch_more(own->conn);
     /* The revision is read behind the creation: an event may come although the header has it,
      * but none that it lacks can be missed. */

@@ -26,16 +26,23 @@ enum {
     LIMIT_IO_THREADS = 64,
     LIMIT_LISTENERS = 32,
     LIMIT_CONNECTIONS = 65536,               /* All threads together; more are closed at once. */
+    LIMIT_CALLS = 512 * 1024,                /* Likewise calls; more are refused. ~7 KB each. */
+    LIMIT_IN_MAX = 1024 * 1024 * 1024,       /* Bytes of requests held, all connections. */
     LIMIT_CALL_ARENA_MAX = 64 * 1024 * 1024, /* Bytes that one call may decode and compose. */
     LIMIT_STREAM_OUT_HIGH = 1024 * 1024, /* Bytes waiting on one stream: rpc_send says stop ... */
     LIMIT_STREAM_OUT_LOW = 256 * 1024,   /* ... and on_writable says go on. */
-    LIMIT_RANGE_STREAM_STALL_MS = 10 * 1000, /* Unread so long, it no longer outlives compaction. */
+    LIMIT_STALL_MS = 10 * 1000,    /* Who takes in so long ... */
+    LIMIT_STALL_BYTES = 64 * 1024, /* ... less than this does not read. */
+    LIMIT_RANGE_STREAM_OUTLIVE_MS = 10 * 60 * 1000, /* Beyond a compaction, also when it is read. */
     LIMIT_STREAM_WINDOW = 1024 * 1024,   /* HTTP/2 flow control, inbound. */
     LIMIT_CONN_WINDOW = 16 * 1024 * 1024,
     LIMIT_CONN_IN_MAX = 256 * 1024 * 1024, /* Held for one connection's calls, copies included. */
     LIMIT_CONN_OUT_MAX = 256 * 1024 * 1024, /* Answers waiting; beyond it streams are refused. */
+    LIMIT_CONN_UNREAD = 4 * 1024 * 1024, /* Unary answers queued; then further reads wait. */
     LIMIT_CONN_WRITE = 256 * 1024,       /* Bytes of one vectored write ... */
     LIMIT_CONN_TURN_WRITE = 1024 * 1024, /* ... and of one turn, so that urgent data cuts in. */
+    LIMIT_CONN_URGENT_RUN = 256 * 1024,  /* Bytes that go first; then bulk gets one frame. */
+    LIMIT_TURN_COMPOSE = 4 * 1024 * 1024, /* Bytes of read answers composed in one turn. */
     LIMIT_CONN_CALLS = 256 * 1024,          /* Likewise; ~7 KB each beside those. */
     LIMIT_STREAM_RESETS = 100 * 1000,    /* RST_STREAM at once and per second, per connection. */
     LIMIT_STATUS_MESSAGE = 8 * 1024,     /* Bytes of grpc-message before encoding. */
@@ -45,6 +52,8 @@ enum {
     LIMIT_LINGER_MS = 200,               /* Read on after a refusal, so that it is not lost. */
     LIMIT_KEEPALIVES_PENDING = 4096,        /* Renewals of one stream; then its input waits. */
     LIMIT_WATCHERS_PER_STREAM = 1024 * 1024,
+    LIMIT_WATCHERS = 4 * 1024 * 1024, /* All streams; io threads have equal shares. ~0.4 KB each. */
+    LIMIT_WATCH_KEY_BYTES = 512 * 1024 * 1024, /* Likewise, of keys that are watched. */
     LIMIT_PROGRESS_OFFER = 16, /* Watchers of a stream, streams of a connection told by a read. */
     LIMIT_WATCH_FRAGMENT_SIZE = 2 * 1024 * 1024, /* Bytes; etcd's request max + 512 KiB. */
     LIMIT_WATCH_RUN_EVENTS = 4096,           /* New events matched until they are handed out, ... */
@@ -61,6 +70,7 @@ enum {
     LIMIT_ENTRY_KEEP_MS = 10 * 60 * 1000, /* Entries stay at least this long. */
 };
 /* clang-format on */
+#define LIMIT_OUT_MAX (INT64_C(2) * 1024 * 1024 * 1024)     /* Bytes of answers, all connections. */
 #define LIMIT_QUOTA_BYTES (INT64_C(2) * 1024 * 1024 * 1024) /* etcd's default; told, never zero. */
 #define LIMIT_LEASE_TTL_MAX_S INT64_C(9000000000)
 
@@ -68,6 +78,9 @@ static_assert(LIMIT_TXN_OPS_MAX <= LIMIT_BATCH_ROWS, "a default Txn of puts fits
 static_assert(LIMIT_REQUEST_SIZE_MAX <= LIMIT_BATCH_BYTES, "one request always fits a batch");
 static_assert(LIMIT_REQUEST_SIZE_MAX + LIMIT_REQUEST_OVERHEAD < LIMIT_CONN_IN_MAX,
               "the largest message always fits a connection");
+static_assert(LIMIT_CONN_IN_MAX <= LIMIT_IN_MAX && LIMIT_CONN_CALLS <= LIMIT_CALLS,
+              "one connection is within what all may hold");
+static_assert(LIMIT_CONN_UNREAD <= LIMIT_CONN_OUT_MAX, "reads wait before streams are refused");
 static_assert(LIMIT_STREAM_OUT_LOW < LIMIT_STREAM_OUT_HIGH, "a stopped sender is woken");
 static_assert(LIMIT_STREAM_WINDOW <= LIMIT_CONN_WINDOW, "one stream cannot starve the others");
 static_assert(LIMIT_BATCH_BYTES <= LIMIT_TAIL_BYTES, "a batch of small requests fits one tail");

@@ -3,6 +3,7 @@
 
 #include "core/mem.h"
 #include "core/metrics.h"
+#include "rpc/budget.h"
 #include "rpc/grpc.h"
 #include "rpc/gzip.h"
 
@@ -82,6 +83,32 @@ static void answer_add_large(struct rpc_call *call, struct slice bytes, struct s
     answer_append(call, piece);
 }
 
+static void answer_count(struct rpc_call *call, size_t size)
+{
+    struct rpc_conn *conn = call->conn;
+    struct rpc_io *io = call->io;
+    call->out_size += size;
+    conn->out_size += size;
+    conn->out_unary += call->method->kind == RPC_UNARY ? size : 0;
+    io->out_size += size;
+    if (io->out_size > io->out_max) {
+        rpc_budget_watch(io);
+    }
+}
+
+static void answer_uncount(struct rpc_call *call, size_t size)
+{
+    struct rpc_conn *conn = call->conn;
+    size_t unary = call->method != NULL && call->method->kind == RPC_UNARY ? size : 0;
+    ASSERT(call->out_size >= size);
+    ASSERT(conn->out_size >= size && conn->out_unary >= unary);
+    ASSERT(call->io->out_size >= size);
+    call->out_size -= size;
+    conn->out_size -= size;
+    conn->out_unary -= unary;
+    call->io->out_size -= size;
+}
+
 /* The prefix, with gRPC's |flag|, and |parts|, which have |size| bytes. */
 static void answer_add_message(struct rpc_call *call, uint8_t flag, size_t size,
                                const struct rpc_part *parts, size_t part_count)
@@ -96,8 +123,7 @@ static void answer_add_message(struct rpc_call *call, uint8_t flag, size_t size,
             answer_add_small(call, parts[i].bytes.data, parts[i].bytes.size);
         }
     }
-    call->out_size += size + sizeof(prefix);
-    call->conn->out_size += size + sizeof(prefix);
+    answer_count(call, size + sizeof(prefix));
 }
 
 /* False, and the call ended, when the message is too large for gRPC. */
@@ -137,9 +163,7 @@ void rpc_call_drop_output(struct rpc_call *call)
         answer_free_piece(call, piece);
     }
     call->out_last = NULL;
-    ASSERT(call->conn->out_size >= call->out_size);
-    call->conn->out_size -= call->out_size;
-    call->out_size = 0;
+    answer_uncount(call, call->out_size);
     call->urgent_left = 0;
 }
 
@@ -171,9 +195,9 @@ static size_t answer_take_piece(struct rpc_call *call, struct rpc_out *out, size
 
 void rpc_call_take(struct rpc_call *call, struct rpc_out *out, size_t size)
 {
-    ASSERT(size <= call->out_size);
-    call->out_size -= size;
-    call->conn->out_size -= size;
+    answer_uncount(call, size);
+    call->out_taken += size;
+    call->conn->out_taken += size;
     while (size > 0) {
         size -= answer_take_piece(call, out, size);
     }
@@ -194,7 +218,6 @@ static void answer_push(struct rpc_call *call)
     }
     bool is_bulk = call->urgent_left == 0 && call->out_size > ANSWER_BULK_MIN;
     if (is_bulk != call->is_bulk && (is_bulk || call->urgent_left > 0)) {
-        call->is_bulk = is_bulk;
         rpc_http2_set_bulk(call, is_bulk);
     }
     if (call->is_deferred) {
@@ -258,7 +281,8 @@ bool rpc_send(struct rpc_call *call, const struct rpc_part *parts, size_t part_c
         call->urgent_left++;
     }
     answer_push(call);
-    if (call->out_size > LIMIT_STREAM_OUT_HIGH) {
+    bool is_over = rpc_budget_is_over(call->conn);
+    if (call->out_size > (size_t)(is_over ? LIMIT_STREAM_OUT_LOW : LIMIT_STREAM_OUT_HIGH)) {
         call->is_blocked = true;
     }
     return !call->is_blocked;
@@ -276,4 +300,22 @@ void rpc_finish(struct rpc_call *call)
 size_t rpc_call_queued(const struct rpc_call *call)
 {
     return call->out_size;
+}
+
+uint64_t rpc_call_taken(const struct rpc_call *call)
+{
+    return call->out_taken;
+}
+
+bool rpc_call_has_room(const struct rpc_call *call)
+{
+    ASSERT(call->conn != NULL);
+    return rpc_conn_has_room(call->conn);
+}
+
+void rpc_call_await_room(struct rpc_call *call)
+{
+    ASSERT(call->io->config->conn_room != NULL);
+    ASSERT(!rpc_call_has_room(call));
+    call->conn->awaits_room = true;
 }

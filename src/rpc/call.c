@@ -5,6 +5,7 @@
 #include "core/log.h"
 #include "core/mem.h"
 #include "core/metrics.h"
+#include "rpc/budget.h"
 #include "rpc/gzip.h"
 
 enum {
@@ -106,6 +107,7 @@ static void call_hold(struct rpc_call *call, size_t size)
 {
     call->held += size;
     call->conn_held->size += size;
+    call->io->held_size += size;
 }
 
 static void call_release(struct rpc_call *call, size_t size)
@@ -114,6 +116,8 @@ static void call_release(struct rpc_call *call, size_t size)
     ASSERT(call->conn_held->size >= size);
     call->held -= size;
     call->conn_held->size -= size;
+    ASSERT(call->io->held_size >= size);
+    call->io->held_size -= size;
 }
 
 void rpc_call_count_arena(struct rpc_call *call)
@@ -176,6 +180,7 @@ void rpc_call_gone(struct rpc_call *call)
     if (call->is_known && call->method->on_gone != NULL) {
         call->method->on_gone(call);
     }
+    rpc_http2_forget_bulk(call);
     call_unlink_conn(call);
     call->conn = NULL;
     rpc_call_unref(call);
@@ -289,10 +294,16 @@ static void call_fail_words(struct rpc_call *call, int code, const char *words)
 /* False, and the call failed, when too much is held for its connection's calls. */
 static bool call_check_ceiling(struct rpc_call *call)
 {
-    if (call->conn_held->size <= call->io->config->conn_in_max) {
+    const char *words;
+    if (call->conn_held->size > call->io->config->conn_in_max) {
+        words = "too many bytes of requests on one connection";
+    } else if (rpc_budget_denies_input(call->io, call->conn_held->size)) {
+        words = "too many bytes of requests on all connections";
+    } else {
         return true;
     }
-    call_fail_words(call, RPC_RESOURCE_EXHAUSTED, "too many bytes of requests on one connection");
+    metric_add(METRIC_drover_refused_requests_total, 1);
+    call_fail_words(call, RPC_RESOURCE_EXHAUSTED, words);
     return false;
 }
 

@@ -41,6 +41,7 @@ struct rpc_call {
     struct rpc_call *next, *previous;           /* Of io, or of its pool. */
     struct rpc_call *conn_next, *conn_previous; /* Of the connection. */
     struct rpc_call *awake_next;
+    struct rpc_call *bulk_next, *bulk_previous; /* Of the connection, while |is_bulk|. */
     struct sm sm;
     uint32_t refs;
     int32_t stream_id;
@@ -84,6 +85,7 @@ struct rpc_call {
     struct rpc_held *conn_held;
     struct rpc_piece *out_first, *out_last;
     size_t out_size;
+    uint64_t out_taken; /* Bytes given to the socket. */
     uint32_t urgent_left;
     uint64_t deadline_ns;
     uint64_t started_ns;
@@ -160,8 +162,10 @@ void rpc_http2_respond(struct rpc_call *call);
 /* There is something to send again. */
 void rpc_http2_resume(struct rpc_call *call);
 void rpc_http2_reset(struct rpc_call *call, uint32_t error_code);
-/* Let bulk data wait behind other streams, or no more. */
+/* Let bulk data wait behind other streams, or no more. Changes call->is_bulk. */
 void rpc_http2_set_bulk(struct rpc_call *call, bool is_bulk);
+/* Its stream is closed. */
+void rpc_http2_forget_bulk(struct rpc_call *call);
 /* Give |size| bytes back to the windows of the connection and the stream, or only of one. */
 void rpc_http2_consume_both(struct rpc_call *call, size_t size);
 void rpc_http2_consume_conn(struct rpc_call *call, size_t size);

@@ -3,6 +3,7 @@
 
 #include "core/mem.h"
 #include "core/metrics.h"
+#include "rpc/budget.h"
 #include "rpc/call.h"
 
 static const struct sm_state conn_states[CONN_STATE_COUNT] = {
@@ -224,6 +225,19 @@ static bool conn_flush_http2(struct rpc_conn *conn)
     return true;
 }
 
+bool rpc_conn_has_room(const struct rpc_conn *conn)
+{
+    return conn->out_unary < LIMIT_CONN_UNREAD && !rpc_budget_is_over(conn);
+}
+
+static void conn_tell_room(struct rpc_conn *conn)
+{
+    if (conn->awaits_room && !rpc_conn_is(conn, CONN_CLOSED) && rpc_conn_has_room(conn)) {
+        conn->awaits_room = false;
+        conn->io->config->conn_room(conn->user);
+    }
+}
+
 static void conn_flush(struct rpc_conn *conn)
 {
     if (rpc_conn_is(conn, CONN_HTTP1)) {
@@ -278,9 +292,12 @@ void rpc_io_flush(struct rpc_io *io)
         struct rpc_conn *next = conn->dirty_next;
         conn->is_dirty = false;
         conn_flush(conn); /* Freed no earlier than in a later callback of uv. */
+        conn_tell_room(conn);
         conn = next;
     }
     io_wake_calls(io);
+    metric_set(METRIC_drover_request_bytes, (int64_t)io->held_size);
+    metric_set(METRIC_drover_answer_bytes, (int64_t)io->out_size);
     if (io->dirty == NULL && io->awake == NULL) {
         ASSERT(uv_idle_stop(&io->again) == 0);
     }

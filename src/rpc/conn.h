@@ -59,6 +59,12 @@ struct rpc_io {
     uint32_t pool_count;
     _Atomic uint32_t load; /* Connections and calls, for choosing the least busy thread. */
     _Atomic uint32_t open; /* Connections alone. */
+    size_t held_size;      /* Of all connections, ... */
+    size_t held_max;       /* ... and this thread's share. */
+    size_t out_size;       /* Likewise, queued by calls. */
+    size_t out_max;
+    uint32_t call_max;
+    struct timer budget; /* Armed while |out_size| is beyond its share. */
     bool draining;
     bool grace_is_over;
     bool finished;
@@ -112,10 +118,20 @@ struct rpc_conn {
     struct rpc_call *calls;    /* Those not gone. */
     uint32_t call_count;
     struct rpc_held *held;
-    void *user;            /* The service's. */
-    size_t out_size;       /* Bytes queued by calls. */
-    uint64_t read_ns;      /* When something was last read. */
-    uint64_t last_ping_ns; /* Of the client. 0 = never. */
+    void *user;               /* The service's. */
+    size_t out_size;          /* Bytes queued by calls, ... */
+    size_t out_unary;         /* ... by unary ones of them, ... */
+    uint64_t out_taken;       /* ... and taken from them since the beginning. */
+    uint64_t hoards_taken;    /* |out_taken| when it was seen to hoard, ... */
+    uint64_t hoards_since_ns; /* ... and when that was; 0: it does not. */
+    bool awaits_room;         /* rpc_config.conn_room is due. */
+    struct rpc_call *bulk_first,
+        *bulk_last;            /* Calls with bulk data, the next promoted one first. */
+    struct rpc_call *promoted; /* One of them goes with the urgent ones, ... */
+    bool promoted_sent;        /* ... until it has sent a frame. */
+    size_t urgent_run;         /* Bytes sent since bulk data waits. */
+    uint64_t read_ns;          /* When something was last read. */
+    uint64_t last_ping_ns;     /* Of the client. 0 = never. */
     uint64_t our_ping_ns;
     struct timer timer;
 };
@@ -143,6 +159,8 @@ static inline bool rpc_conn_is(const struct rpc_conn *conn, enum rpc_conn_state 
 {
     return sm_is(&conn->sm, state);
 }
+/* See rpc_call_has_room. */
+bool rpc_conn_has_room(const struct rpc_conn *conn);
 uint64_t rpc_io_now_ns(const struct rpc_io *io);
 /* The loop must not block before its next turn ends. */
 void rpc_io_stay_awake(struct rpc_io *io);
@@ -164,6 +182,8 @@ MUST_CHECK bool rpc_http2_read(struct rpc_conn *conn, struct slice bytes);
 /* Fills io->out until it is full or nothing is left. False as above. */
 MUST_CHECK bool rpc_http2_gather(struct rpc_conn *conn);
 /* Nothing to read and nothing to write any more. */
+/* The client asks for more than it takes: GOAWAY with ENHANCE_YOUR_CALM, then the end. */
+void rpc_http2_calm(struct rpc_conn *conn);
 bool rpc_http2_is_over(const struct rpc_conn *conn);
 void rpc_http2_drain(struct rpc_conn *conn);
 void rpc_http2_on_timer(struct rpc_conn *conn);

@@ -6,6 +6,8 @@
 #include <time.h>
 
 #include "core/mem.h"
+#include "core/metrics.h"
+#include "rpc/budget.h"
 #include "rpc/conn.h"
 #include "rpc/http1_parse.h"
 
@@ -19,6 +21,7 @@ struct rpc_http1 {
     struct rpc_http *asked; /* The request whose answer is awaited. */
     struct shared *answer;  /* To be written. */
     struct buf behind;      /* Read behind it. */
+    size_t held;            /* Bytes of all this, within io->held_size. */
     bool continue_sent;
     bool is_ending; /* No more requests; linger when the answer is out. */
     bool has_ended; /* The client has sent all. */
@@ -100,6 +103,17 @@ static void http1_begin(const struct rpc_http1 *http1, struct buf *head, int sta
     }
 }
 
+/* What the connection keeps in memory changed. */
+static void http1_account(struct rpc_conn *conn)
+{
+    struct rpc_http1 *http1 = conn->http1;
+    size_t held = http1->parse.head.size + http1->parse.body.size + http1->behind.size +
+                  (http1->answer != NULL ? http1->answer->size : 0);
+    ASSERT(conn->io->held_size >= http1->held);
+    conn->io->held_size += held - http1->held;
+    http1->held = held;
+}
+
 static void http1_refuse(struct rpc_conn *conn)
 {
     struct rpc_http1 *http1 = conn->http1;
@@ -177,9 +191,15 @@ void rpc_http1_read(struct rpc_conn *conn, struct slice bytes)
         if (http1->parse.state != HTTP1_REFUSED) {
             buf_add_slice(&http1->behind, bytes); /* The rest of one read. */
         }
-        return;
+    } else if (rpc_budget_denies_input(conn->io, http1->held)) {
+        metric_add(METRIC_drover_refused_requests_total, 1);
+        http1->parse.state = HTTP1_REFUSED;
+        http1->parse.status = 503;
+        http1_refuse(conn);
+    } else {
+        http1_advance(conn, bytes);
     }
-    http1_advance(conn, bytes);
+    http1_account(conn);
 }
 
 /* False when the socket is full or broken; it goes on from there. */
@@ -199,7 +219,7 @@ static bool http1_write(struct rpc_conn *conn)
     return conn->rest == NULL;
 }
 
-void rpc_http1_gather(struct rpc_conn *conn)
+static void http1_gather(struct rpc_conn *conn)
 {
     struct rpc_http1 *http1 = conn->http1;
     while (http1_write(conn)) {
@@ -226,6 +246,12 @@ void rpc_http1_gather(struct rpc_conn *conn)
     } else {
         conn->stream->ops->pause(conn->stream, false);
     }
+}
+
+void rpc_http1_gather(struct rpc_conn *conn)
+{
+    http1_gather(conn);
+    http1_account(conn);
 }
 
 struct slice rpc_http_header(const struct rpc_http *http, const char *name)
@@ -321,6 +347,8 @@ void rpc_http1_free(struct rpc_conn *conn)
     if (http1->asked != NULL) {
         http1->asked->conn = NULL;
     }
+    ASSERT(conn->io->held_size >= http1->held);
+    conn->io->held_size -= http1->held;
     shared_unref(http1->answer);
     http1_parse_fini(&http1->parse);
     buf_fini(&http1->behind);

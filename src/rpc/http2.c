@@ -4,8 +4,12 @@
  *
  * Order on the wire, of what is ready: PING and SETTINGS acknowledgements, other control frames and
  * headers, small answers and streams with urgent messages, bulk streams in turns frame by frame.
+ * So that bulk never stands still, one of its streams joins the urgent ones for a frame whenever
+ * LIMIT_CONN_URGENT_RUN bytes have gone before it.
  */
 #include "core/limits.h"
+#include "core/metrics.h"
+#include "rpc/budget.h"
 #include "rpc/call.h"
 
 enum {
@@ -37,7 +41,8 @@ static int http2_on_begin_headers(nghttp2_session *session, const nghttp2_frame 
     if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST) {
         return 0;
     }
-    if (conn->out_size > conn->io->config->conn_out_max || conn->call_count >= LIMIT_CONN_CALLS) {
+    if (rpc_budget_denies_stream(conn)) {
+        metric_add(METRIC_drover_refused_streams_total, 1);
         http2_check(nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id,
                                               NGHTTP2_REFUSED_STREAM));
         return 0;
@@ -78,6 +83,14 @@ static int http2_on_data(nghttp2_session *session, uint8_t flags, int32_t stream
     return 0;
 }
 
+static void http2_end_calmly(struct rpc_conn *conn, struct slice words)
+{
+    int32_t last = nghttp2_session_get_last_proc_stream_id(conn->session);
+    http2_check(nghttp2_submit_goaway(conn->session, NGHTTP2_FLAG_NONE, last,
+                                      NGHTTP2_ENHANCE_YOUR_CALM, words.data, words.size));
+    conn->must_end = true;
+}
+
 /* grpc-go's policy: pings are fine after we sent something, else once per minimum time. */
 static void http2_judge_ping(struct rpc_conn *conn)
 {
@@ -94,11 +107,7 @@ static void http2_judge_ping(struct rpc_conn *conn)
     if (!is_early || ++conn->ping_strikes <= HTTP2_PING_STRIKES_MAX || conn->must_end) {
         return;
     }
-    static const uint8_t words[] = "too_many_pings";
-    int32_t last = nghttp2_session_get_last_proc_stream_id(conn->session);
-    http2_check(nghttp2_submit_goaway(conn->session, NGHTTP2_FLAG_NONE, last,
-                                      NGHTTP2_ENHANCE_YOUR_CALM, words, sizeof(words) - 1));
-    conn->must_end = true;
+    http2_end_calmly(conn, SLICE_LIT("too_many_pings"));
 }
 
 static void http2_finish_goaway(struct rpc_conn *conn)
@@ -236,6 +245,92 @@ static ssize_t http2_on_source(nghttp2_session *session, int32_t stream_id, uint
     return (ssize_t)size;
 }
 
+static void http2_set_urgency(struct rpc_call *call, uint32_t urgency)
+{
+    const nghttp2_extpri priority = {.urgency = urgency, .inc = 1}; /* In turns with its equals. */
+    http2_check(nghttp2_session_change_extpri_stream_priority(call->conn->session, call->stream_id,
+                                                              &priority, 1));
+}
+
+static void http2_link_bulk(struct rpc_call *call)
+{
+    struct rpc_conn *conn = call->conn;
+    call->bulk_previous = conn->bulk_last;
+    call->bulk_next = NULL;
+    if (conn->bulk_last != NULL) {
+        conn->bulk_last->bulk_next = call;
+    } else {
+        conn->bulk_first = call;
+    }
+    conn->bulk_last = call;
+}
+
+static void http2_unlink_bulk(struct rpc_call *call)
+{
+    struct rpc_conn *conn = call->conn;
+    if (call->bulk_previous != NULL) {
+        call->bulk_previous->bulk_next = call->bulk_next;
+    } else {
+        conn->bulk_first = call->bulk_next;
+    }
+    if (call->bulk_next != NULL) {
+        call->bulk_next->bulk_previous = call->bulk_previous;
+    } else {
+        conn->bulk_last = call->bulk_previous;
+    }
+}
+
+void rpc_http2_forget_bulk(struct rpc_call *call)
+{
+    if (!call->is_bulk) {
+        return;
+    }
+    call->is_bulk = false;
+    http2_unlink_bulk(call);
+    if (call->conn->promoted == call) {
+        call->conn->promoted = NULL;
+    }
+}
+
+void rpc_http2_set_bulk(struct rpc_call *call, bool is_bulk)
+{
+    ASSERT(call->is_bulk != is_bulk);
+    if (is_bulk) {
+        call->is_bulk = true;
+        http2_link_bulk(call);
+    } else {
+        rpc_http2_forget_bulk(call);
+    }
+    http2_set_urgency(call, is_bulk ? HTTP2_URGENCY_BULK : NGHTTP2_EXTPRI_DEFAULT_URGENCY);
+}
+
+/* Bulk has waited long enough, or had its turn. A stream whose window is full gives its turn up. */
+static bool http2_must_balance(const struct rpc_conn *conn)
+{
+    return conn->urgent_run >= LIMIT_CONN_URGENT_RUN ||
+           (conn->promoted != NULL && conn->promoted_sent);
+}
+
+/* Not inside of a callback of the session. */
+static void http2_balance(struct rpc_conn *conn)
+{
+    bool is_due = conn->urgent_run >= LIMIT_CONN_URGENT_RUN;
+    struct rpc_call *call = conn->promoted;
+    conn->urgent_run = 0;
+    conn->promoted = NULL;
+    conn->promoted_sent = false;
+    if (call != NULL) {
+        http2_set_urgency(call, HTTP2_URGENCY_BULK);
+    }
+    call = conn->bulk_first;
+    if (is_due && call != NULL) {
+        http2_unlink_bulk(call); /* The next one next time. */
+        http2_link_bulk(call);
+        http2_set_urgency(call, NGHTTP2_EXTPRI_DEFAULT_URGENCY);
+        conn->promoted = call;
+    }
+}
+
 static int http2_on_send_data(nghttp2_session *session, nghttp2_frame *frame,
                               const uint8_t *frame_header, size_t size, nghttp2_data_source *source,
                               void *arg)
@@ -243,11 +338,18 @@ static int http2_on_send_data(nghttp2_session *session, nghttp2_frame *frame,
     (void)session;
     struct rpc_conn *conn = arg;
     ASSERT(frame->data.padlen == 0);
-    if (rpc_out_is_full(&conn->io->out)) {
+    if (rpc_out_is_full(&conn->io->out) || http2_must_balance(conn)) {
         return NGHTTP2_ERR_WOULDBLOCK;
     }
+    struct rpc_call *call = source->ptr;
+    if (call->is_bulk) {
+        conn->urgent_run = 0;
+        conn->promoted_sent |= call == conn->promoted;
+    } else if (conn->bulk_first != NULL) {
+        conn->urgent_run += size;
+    }
     rpc_out_copy(&conn->io->out, frame_header, 9);
-    rpc_call_take(source->ptr, &conn->io->out, size);
+    rpc_call_take(call, &conn->io->out, size);
     return 0;
 }
 
@@ -274,13 +376,16 @@ bool rpc_http2_gather(struct rpc_conn *conn)
 {
     struct rpc_out *out = &conn->io->out;
     while (!rpc_out_is_full(out)) {
+        if (http2_must_balance(conn)) {
+            http2_balance(conn);
+        }
         const uint8_t *data;
         ssize_t size = nghttp2_session_mem_send(conn->session, &data);
         ASSERT(size != NGHTTP2_ERR_NOMEM);
         if (size < 0) {
             return false;
         }
-        if (size == 0) {
+        if (size == 0 && !http2_must_balance(conn)) {
             break;
         }
         rpc_out_copy(out, data, (size_t)size);
@@ -320,6 +425,9 @@ void rpc_http2_respond(struct rpc_call *call)
     nghttp2_data_provider provider = {.source.ptr = call, .read_callback = http2_on_source};
     http2_check(
         nghttp2_submit_response(call->conn->session, call->stream_id, fields, count, &provider));
+    if (call->method->kind != RPC_UNARY) {
+        http2_set_urgency(call, NGHTTP2_EXTPRI_DEFAULT_URGENCY); /* Streams take turns. */
+    }
 }
 
 void rpc_http2_resume(struct rpc_call *call)
@@ -332,16 +440,6 @@ void rpc_http2_reset(struct rpc_call *call, uint32_t error_code)
     http2_check(nghttp2_submit_rst_stream(call->conn->session, NGHTTP2_FLAG_NONE, call->stream_id,
                                           error_code));
     rpc_conn_touch(call->conn);
-}
-
-void rpc_http2_set_bulk(struct rpc_call *call, bool is_bulk)
-{
-    const nghttp2_extpri priority = {
-        .urgency = is_bulk ? HTTP2_URGENCY_BULK : NGHTTP2_EXTPRI_DEFAULT_URGENCY,
-        .inc = 1, /* In turns with its equals. */
-    };
-    http2_check(nghttp2_session_change_extpri_stream_priority(call->conn->session, call->stream_id,
-                                                              &priority, 1));
 }
 
 static void http2_consumed(struct rpc_call *call, int result)
@@ -419,6 +517,14 @@ void rpc_http2_free(struct rpc_conn *conn)
 {
     nghttp2_session_del(conn->session); /* NULL is fine. */
     conn->session = NULL;
+}
+
+void rpc_http2_calm(struct rpc_conn *conn)
+{
+    if (rpc_conn_is(conn, CONN_HTTP2) && !conn->must_end) {
+        http2_end_calmly(conn, SLICE_LIT("unread_answers"));
+        rpc_conn_touch(conn);
+    }
 }
 
 bool rpc_http2_is_over(const struct rpc_conn *conn)

@@ -80,6 +80,14 @@ const void *rpc_call_connection(const struct rpc_call *call);
 /* One pointer of the service for the whole connection, NULL at first; rpc_config.conn_gone gets it
  * at the end. Not after on_gone of |call|. */
 void **rpc_call_connection_user(const struct rpc_call *call);
+/*
+ * True while a unary answer may be composed for |call|: LIMIT_CONN_UNREAD is not reached by unary
+ * answers that wait on its connection, nor is the thread's share of LIMIT_OUT_MAX. A handler that
+ * finds false asks to be told by rpc_config.conn_room, once, and composes then: the client feels it
+ * by flow control, and memory holds few answers. Not after on_gone.
+ */
+bool rpc_call_has_room(const struct rpc_call *call);
+void rpc_call_await_room(struct rpc_call *call);
 /* Memory that lives until the last reference is dropped. Ceiling: LIMIT_CALL_ARENA_MAX. */
 struct arena *rpc_call_arena(struct rpc_call *call);
 /* One pointer for the handler, NULL at first. */
@@ -117,8 +125,9 @@ void rpc_fail_err(struct rpc_call *call, enum err err);
 bool rpc_send(struct rpc_call *call, const struct rpc_part *parts, size_t part_count, bool urgent);
 /* Streams: end with status OK after what is queued. */
 void rpc_finish(struct rpc_call *call);
-/* Bytes queued on this call and not yet given to the socket. */
+/* Bytes queued on this call and not yet given to the socket, and those that were given. */
 size_t rpc_call_queued(const struct rpc_call *call);
+uint64_t rpc_call_taken(const struct rpc_call *call);
 /* Bidi: hold on_message back, or let it go on from a later callback. The client feels it by flow
  * control. Input is held back by itself, too, while twice LIMIT_STREAM_OUT_HIGH wait for output. */
 void rpc_call_pause(struct rpc_call *call, bool paused);
@@ -165,7 +174,16 @@ struct rpc_config {
     size_t conn_in_max;     /* Held for its calls, arenas too: beyond it ResourceExhausted. */
     size_t conn_out_max;    /* Answers queued: beyond it new streams are REFUSED_STREAM. */
     size_t conn_turn_write; /* Written in one turn; then other connections come first. */
+    /* Of all connections; 0 takes LIMIT_IN_MAX, LIMIT_OUT_MAX, LIMIT_CALLS, LIMIT_CONNECTIONS. Each
+     * thread has an equal share of the first three. */
+    size_t in_max;
+    size_t out_max;
+    uint32_t calls_max;
+    uint32_t connections_max;
     const struct clock *clock;
+    /* What rpc_call_await_room waits for. At the end of a turn, on its thread. May be NULL when
+     * nobody waits. */
+    void (*conn_room)(void *user);
     /* A connection ended, after on_gone of all its calls: |user| is what rpc_call_connection_user
      * was set to, not NULL. On its thread. May be NULL. */
     void (*conn_gone)(void *user);

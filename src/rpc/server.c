@@ -9,6 +9,8 @@
 #include "core/limits.h"
 #include "core/log.h"
 #include "core/mem.h"
+#include "core/metrics.h"
+#include "rpc/budget.h"
 #include "rpc/call.h"
 #include "rpc/listen.h"
 
@@ -69,6 +71,7 @@ static void io_init(struct rpc_io *io, struct rpc_server *server, uint32_t index
         (struct rpc_stream_scratch){mem_alloc_raw(SERVER_READ_SIZE), SERVER_READ_SIZE};
     io->flush.run = io_on_flush;
     loop_add_hook(&io->loop, &io->flush);
+    rpc_budget_init(io);
 }
 
 static void io_close_idle(uv_handle_t *handle)
@@ -105,6 +108,7 @@ void rpc_io_check_end(struct rpc_io *io)
     }
     io->finished = true;
     timers_disarm(&io->loop.timers, &io->grace);
+    rpc_budget_stop(io);
     loop_remove_hook(&io->loop, &io->flush);
     uv_close((uv_handle_t *)&io->again, io_close_idle);
     loop_stop(&io->loop);
@@ -217,7 +221,8 @@ static void server_on_accepted(void *arg, int fd, enum rpc_stream_kind kind)
     struct rpc_server *server = arg;
     uint32_t open;
     struct rpc_io *io = server_least_busy(server, &open);
-    if (open >= LIMIT_CONNECTIONS) {
+    if (open >= server->config.connections_max) {
+        metric_add(METRIC_drover_refused_connections_total, 1);
         (void)close(fd);
         return;
     }
@@ -242,6 +247,18 @@ static void server_set_defaults(struct rpc_config *config)
     }
     if (config->conn_turn_write == 0) {
         config->conn_turn_write = LIMIT_CONN_TURN_WRITE;
+    }
+    if (config->in_max == 0) {
+        config->in_max = LIMIT_IN_MAX;
+    }
+    if (config->out_max == 0) {
+        config->out_max = LIMIT_OUT_MAX;
+    }
+    if (config->calls_max == 0) {
+        config->calls_max = LIMIT_CALLS;
+    }
+    if (config->connections_max == 0) {
+        config->connections_max = LIMIT_CONNECTIONS;
     }
 }
 

@@ -384,6 +384,7 @@ static void make_server(struct serve *serve)
         .thread_stop = thread_stop,
         .on_drain = thread_drain,
         .conn_gone = api_connection_gone,
+        .conn_room = api_connection_room,
         .thread_arg = serve,
     };
     config.methods = api_methods(serve->api, &config.method_count);

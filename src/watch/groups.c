@@ -39,6 +39,7 @@ struct watch_group *watch_group_join(struct watch_hub *hub, const struct cache_r
     group->node.range.open = range->open;
     group->exact = range_is_exact(range);
     group->watcher_count = 1;
+    hub->key_bytes += range->key.size + range->end.size;
     list_init(&group->synced);
     if (group->exact) {
         HASH_ADD_KEYPTR(hh, hub->exact, group->bytes, range->key.size, group);
@@ -69,6 +70,9 @@ void watch_group_leave(struct watch_hub *hub, struct watch_group *group)
     if (group->touched) {
         touched_remove(hub, group);
     }
+    size_t size = group->node.range.key.size + group->node.range.end.size;
+    ASSERT(hub->key_bytes >= size);
+    hub->key_bytes -= size;
     if (group->exact) {
         HASH_DELETE(hh, hub->exact, group);
     } else {

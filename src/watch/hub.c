@@ -23,6 +23,8 @@ struct watch_hub *watch_hub_new(const struct cache *cache, uint64_t progress_int
     rng_seed(&hub->rng, seed);
     hub->progress_interval_ns = progress_interval_ns;
     hub->progress_due_ns = UINT64_MAX;
+    hub->watcher_max = LIMIT_WATCHERS;
+    hub->key_bytes_max = LIMIT_WATCH_KEY_BYTES;
     hub->next_event = info->event_end;
     hub->rev = info->revision;
     list_init(&hub->streams);
@@ -42,6 +44,14 @@ void watch_hub_free(struct watch_hub *hub)
     mem_free(hub->versions);
     mem_free(hub->prevs);
     mem_free(hub);
+}
+
+void watch_hub_set_ceilings(struct watch_hub *hub, uint32_t watchers, size_t key_bytes)
+{
+    ASSERT(watchers > 0);
+    ASSERT(key_bytes > 0);
+    hub->watcher_max = watchers;
+    hub->key_bytes_max = key_bytes;
 }
 
 uint64_t watch_hub_next_ns(const struct watch_hub *hub)

@@ -99,6 +99,9 @@ struct watch_hub {
     struct list offered;
     uint32_t watcher_count;
     uint32_t unsynced_count;
+    uint32_t watcher_max;
+    size_t key_bytes; /* Of all groups. */
+    size_t key_bytes_max;
     /* Scratch of a hand-out, reused. */
     const struct cache_version **versions;
     const struct cache_version **prevs;

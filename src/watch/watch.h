@@ -65,6 +65,9 @@ struct watch_create {
 /* |cache| is read by this thread's reader; |progress_interval_ns| for progress_notify watchers. */
 struct watch_hub *watch_hub_new(const struct cache *cache, uint64_t progress_interval_ns,
                                 uint64_t seed);
+/* Beyond |watchers| of them, or |key_bytes| of their keys, more are refused with WATCH_TOO_MANY. At
+ * first LIMIT_WATCHERS and LIMIT_WATCH_KEY_BYTES. */
+void watch_hub_set_ceilings(struct watch_hub *hub, uint32_t watchers, size_t key_bytes);
 /* All streams must be closed. */
 void watch_hub_free(struct watch_hub *hub);
 /* Walk what is new up to the newest snapshot, serve catch-ups (a bounded slice), progress that is

@@ -183,7 +183,8 @@ enum watch_result watch_stream_create(struct watch_stream *stream,
     if (id != 0 && watcher_find(stream, id) != NULL) {
         return WATCH_DUPLICATE_ID;
     }
-    if (stream->watcher_count >= LIMIT_WATCHERS_PER_STREAM) {
+    if (stream->watcher_count >= LIMIT_WATCHERS_PER_STREAM ||
+        hub->watcher_count >= hub->watcher_max || hub->key_bytes >= hub->key_bytes_max) {
         return WATCH_TOO_MANY;
     }
     if (id == 0) {

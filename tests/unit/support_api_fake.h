@@ -17,15 +17,25 @@ enum { FAKE_MESSAGES_MAX = 4096, FAKE_HEADERS_MAX = 4, FAKE_POSTED_MAX = 64 };
 
 /* ---- calls --------------------------------------------------------------------------------- */
 
+struct fake_connection {
+    void *user;
+    bool is_full; /* Its client has too much to read. */
+    bool is_awaited;
+};
+/* What calls are on unless the test says otherwise. */
+static struct fake_connection fake_connection;
+
 struct rpc_call {
     const struct rpc_method *method;
+    struct fake_connection *connection;
     struct loop *loop;
     struct arena arena;
     void *user;
     uint32_t refs;
     bool alive;
-    bool room;     /* What rpc_send answers. */
-    size_t queued; /* What rpc_call_queued does. */
+    bool room;      /* What rpc_send answers. */
+    uint64_t taken; /* What rpc_call_taken does. */
+    size_t queued;  /* What rpc_call_queued does. */
     bool paused;
     bool replied; /* rpc_reply or rpc_finish. */
     bool failed;
@@ -39,9 +49,6 @@ struct rpc_call {
     uint64_t owned_parts; /* Parts that were passed by reference. */
 };
 
-/* All calls of a test are on one connection. */
-static void *fake_connection;
-
 const struct rpc_method *rpc_call_method(const struct rpc_call *call)
 {
     return call->method;
@@ -53,8 +60,7 @@ uint32_t rpc_call_thread(const struct rpc_call *call)
 }
 void **rpc_call_connection_user(const struct rpc_call *call)
 {
-    (void)call;
-    return &fake_connection;
+    return &call->connection->user;
 }
 struct arena *rpc_call_arena(struct rpc_call *call)
 {
@@ -103,6 +109,19 @@ void rpc_call_unref(struct rpc_call *call)
 size_t rpc_call_queued(const struct rpc_call *call)
 {
     return call->queued;
+}
+uint64_t rpc_call_taken(const struct rpc_call *call)
+{
+    return call->taken;
+}
+bool rpc_call_has_room(const struct rpc_call *call)
+{
+    return !call->connection->is_full;
+}
+void rpc_call_await_room(struct rpc_call *call)
+{
+    ASSERT(call->connection->is_full);
+    call->connection->is_awaited = true;
 }
 void rpc_call_pause(struct rpc_call *call, bool paused)
 {
@@ -247,13 +266,18 @@ static int world_setup(void **state)
     return 0;
 }
 
+static void fake_connection_end(struct fake_connection *connection)
+{
+    if (connection->user != NULL) {
+        api_connection_gone(connection->user);
+    }
+    *connection = (struct fake_connection){0};
+}
+
 static int world_teardown(void **state)
 {
     (void)state;
-    if (fake_connection != NULL) {
-        api_connection_gone(fake_connection);
-        fake_connection = NULL;
-    }
+    fake_connection_end(&fake_connection);
     api_thread_stop(world.api, 0);
     api_free(world.api);
     cache_free(world.cache);
@@ -345,6 +369,7 @@ static inline struct rpc_call *call_new(const char *path)
         }
     }
     ASSERT(call->method != NULL);
+    call->connection = &fake_connection;
     call->loop = &world.loop;
     arena_init(&call->arena, LIMIT_CALL_ARENA_MAX);
     call->refs = 1;
@@ -367,7 +392,8 @@ static inline void call_start(struct rpc_call *call)
     }
 }
 
-/* Pack |message| and hand it to the handler; the bytes stay until the call is freed. */
+/* Pack |message| and hand it to the handler; the bytes stay until the call is freed. In a turn of
+ * its own if this one has composed as much as a turn may. */
 static inline void call_send(struct rpc_call *call, const void *message)
 {
     size_t size = protobuf_c_message_get_packed_size(message);
@@ -375,6 +401,9 @@ static inline void call_send(struct rpc_call *call, const void *message)
     ASSERT(bytes != NULL);
     size_t packed = protobuf_c_message_pack(message, bytes);
     ASSERT(packed == size);
+    if (world_thread()->composed >= LIMIT_TURN_COMPOSE) {
+        world_turn();
+    }
     if (call->alive) {
         call->method->on_message(call, slice_of(bytes, size));
     }

@@ -318,6 +318,28 @@ void served_stop(struct served_server *served, uint64_t grace_ns)
     rpc_server_free(served->server);
 }
 
+void served_open(struct served_server *served, struct client *client,
+                 void (*change)(struct rpc_config *config))
+{
+    served_start(served, change);
+    client_open(client, served->port);
+}
+
+void served_close(struct served_server *served, struct client *client)
+{
+    client_close(client);
+    served_stop(served, NS_PER_S);
+}
+
+void served_check(struct client *client)
+{
+    struct client_call echo;
+    client_unary(client, &echo, "/t.T/Echo", SLICE_LIT("x"));
+    assert_int_equal(echo.grpc_status, 0);
+    assert_slice_equal(client_message(&echo, 0), SLICE_LIT("x"));
+    client_call_fini(&echo);
+}
+
 struct served_job {
     struct loop_post post;
     void (*run)(void *arg);

@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "rpc/rpc.h"
+#include "support_http2.h"
 
 /* What the handlers saw; all threads add up. */
 struct served {
@@ -36,6 +37,12 @@ struct served_server {
 /* |change| edits the configuration; NULL leaves one thread, 2 MiB, etcd's keep-alive. */
 void served_start(struct served_server *served, void (*change)(struct rpc_config *config));
 void served_stop(struct served_server *served, uint64_t grace_ns);
+/* The same with one client, which hangs up first. */
+void served_open(struct served_server *served, struct client *client,
+                 void (*change)(struct rpc_config *config));
+void served_close(struct served_server *served, struct client *client);
+/* The server answers |client|, and has read all that came before. */
+void served_check(struct client *client);
 /* Run |run| on thread 0 and wait for it. */
 void served_run(struct served_server *served, void (*run)(void *arg), void *arg);
 

@@ -347,7 +347,6 @@ static void a_client_that_reads_nothing_loses_a_compacted_revision(void **state)
     struct rpc_call *stalled = call_new("/etcdserverpb.KV/RangeStream");
     struct rpc_call *slow = call_new("/etcdserverpb.KV/RangeStream");
     stalled->room = slow->room = false;
-    stalled->queued = slow->queued = 1000 * 1000;
     call_start(stalled);
     call_send(stalled, &request);
     call_start(slow);
@@ -356,24 +355,50 @@ static void a_client_that_reads_nothing_loses_a_compacted_revision(void **state)
     wait_s(60); /* Nobody minds. */
     assert_true(stalled->alive);
     assert_int_equal(reclaim_hold_rev(&world.reclaim), 2);
-    slow->queued--;
+    slow->taken += LIMIT_STALL_BYTES;
     wait_s(1);
     world_compact(world.revision);
     wait_s(5);
     assert_failed(stalled, ERR_COMPACTED);
     assert_true(slow->alive);
     for (uint32_t i = 0; i < 4; i++) {
-        slow->queued--; /* One that reads goes on, however slowly. */
+        slow->taken += LIMIT_STALL_BYTES; /* One that reads goes on. */
         wait_s(8);
         assert_true(slow->alive);
     }
     assert_int_equal(reclaim_hold_rev(&world.reclaim), 2);
-    wait_s(12);
+    for (uint32_t i = 0; i < 12; i++) {
+        slow->taken++; /* A byte now and then is as good as none. */
+        wait_s(1);
+    }
     assert_failed(slow, ERR_COMPACTED);
     assert_int_equal(reclaim_hold_rev(&world.reclaim), world.revision);
     assert_false(timer_is_armed(&world_thread()->ranges_timer));
     call_end(slow);
     call_end(stalled);
+}
+
+static void no_client_outlives_a_compaction_for_ever(void **state)
+{
+    (void)state;
+    fill(3000, 1000);
+    Etcdserverpb__RangeRequest request = whole();
+    struct rpc_call *call = call_new("/etcdserverpb.KV/RangeStream");
+    call->room = false;
+    call_start(call);
+    call_send(call, &request);
+    world_put("other", "x");
+    world_compact(world.revision);
+    uint32_t lived_s = 0;
+    for (; call->alive; lived_s++) {
+        assert_true(lived_s < 2 * LIMIT_RANGE_STREAM_OUTLIVE_MS / 1000);
+        call->taken += LIMIT_STALL_BYTES;
+        wait_s(1);
+    }
+    assert_true(lived_s >= LIMIT_RANGE_STREAM_OUTLIVE_MS / 1000);
+    assert_failed(call, ERR_COMPACTED);
+    assert_int_equal(reclaim_hold_rev(&world.reclaim), world.revision);
+    call_end(call);
 }
 
 int main(void)
@@ -389,6 +414,7 @@ int main(void)
         CASE(a_target_without_an_order_sorts_each_chunk),
         CASE(a_linearizable_stream_waits_and_a_drain_ends_it),
         CASE(a_client_that_reads_nothing_loses_a_compacted_revision),
+        CASE(no_client_outlives_a_compaction_for_ever),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

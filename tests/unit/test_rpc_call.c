@@ -259,8 +259,7 @@ static void a_deadline_ends_a_call_with_its_status(void **state)
     struct client client;
     struct client_call call;
     struct client_call echo;
-    served_start(&served, with_time_standing_still);
-    client_open(&client, served.port);
+    served_open(&served, &client, with_time_standing_still);
     client_call(&client, &call, "/t.T/Hang", headers);
     client_send(&call, SLICE_EMPTY);
     client_send_end(&call);
@@ -277,8 +276,7 @@ static void a_deadline_ends_a_call_with_its_status(void **state)
     assert_string_equal(call.grpc_message, "context deadline exceeded");
     client_until(&client, atomic_load(&served.seen.gone) == 11);
     client_call_fini(&call);
-    client_close(&client);
-    served_stop(&served, NS_PER_S);
+    served_close(&served, &client);
 }
 
 static void a_bidi_stream_answers_each_message_and_ends_after_the_client(void **state)

@@ -3,16 +3,9 @@
  * Method: small ceilings in a real server; for writes a server whose loop is driven here, over a
  * stream of ours that takes everything and counts.
  */
-#include "rpc/conn.h"
-
-#include <sys/socket.h>
-#include <unistd.h>
-
 #include "core/limits.h"
 #include "core/mem.h"
-#include "rpc/call.h"
-#include "support.h"
-#include "support_http2.h"
+#include "support_driven.h"
 #include "support_rpc.h"
 
 static void with_small_ceilings(struct rpc_config *config)
@@ -23,21 +16,12 @@ static void with_small_ceilings(struct rpc_config *config)
 
 /* ---- bytes held and queued ----------------------------------------------------------------- */
 
-static void check_echo(struct client *client)
-{
-    struct client_call echo;
-    client_unary(client, &echo, "/t.T/Echo", SLICE_LIT("x"));
-    assert_int_equal(echo.grpc_status, 0);
-    client_call_fini(&echo);
-}
-
 /* Fills a connection with calls of |size| bytes each that are never answered. */
 static void check_held(const char *path, size_t size)
 {
     struct served_server served;
     struct client client;
-    served_start(&served, with_small_ceilings);
-    client_open(&client, served.port);
+    served_open(&served, &client, with_small_ceilings);
     uint8_t *bytes = mem_alloc(size);
     uint32_t fit = (uint32_t)(1000 * 1000 / size);
     struct client_call *calls = mem_alloc((fit + 1) * sizeof(*calls));
@@ -52,21 +36,20 @@ static void check_held(const char *path, size_t size)
     assert_int_equal(atomic_load(&served.seen.messages), fit);
     struct client other;
     client_open(&other, served.port); /* The ceiling is each connection's own. */
-    check_echo(&other);
+    served_check(&other);
     client_close(&other);
     for (uint32_t i = 0; i < fit; i++) {
         assert_false(calls[i].is_closed);
         client_cancel(&calls[i]);
     }
     client_until(&client, atomic_load(&served.seen.gone) >= fit);
-    check_echo(&client); /* What was held is free again. */
+    served_check(&client); /* What was held is free again. */
     for (uint32_t i = 0; i <= fit; i++) {
         client_call_fini(&calls[i]);
     }
     mem_free(calls);
     mem_free(bytes);
-    client_close(&client);
-    served_stop(&served, NS_PER_S);
+    served_close(&served, &client);
 }
 
 static void requests_beyond_the_ceiling_are_refused(void **state)
@@ -82,8 +65,7 @@ static void copies_of_messages_count_too(void **state)
     (void)state;
     struct served_server served;
     struct client client;
-    served_start(&served, with_small_ceilings);
-    client_open(&client, served.port);
+    served_open(&served, &client, with_small_ceilings);
     uint8_t *bytes = mem_alloc(100 * 1000);
     struct client_call calls[6];
     for (uint32_t i = 0; i < ARRAY_COUNT(calls); i++) {
@@ -97,8 +79,7 @@ static void copies_of_messages_count_too(void **state)
         client_call_fini(&calls[i]);
     }
     mem_free(bytes);
-    client_close(&client);
-    served_stop(&served, NS_PER_S);
+    served_close(&served, &client);
 }
 
 /* Opens streams with |name| as a header of 50 KB until one is refused, at most 100. */
@@ -140,15 +121,13 @@ static void metadata_that_nobody_reads_takes_no_memory(void **state)
     struct served_server served;
     struct client client;
     struct client_call calls[100];
-    served_start(&served, with_small_ceilings);
-    client_open(&client, served.port);
+    served_open(&served, &client, with_small_ceilings);
     assert_int_equal(open_with_header(&client, calls, "unread"), 100);
     served_run(&served, count_arenas, &served);
     for (uint32_t i = 0; i < 100; i++) {
         client_call_fini(&calls[i]);
     }
-    client_close(&client);
-    served_stop(&served, NS_PER_S);
+    served_close(&served, &client);
 }
 
 static void metadata_that_is_read_counts_too(void **state)
@@ -157,15 +136,13 @@ static void metadata_that_is_read_counts_too(void **state)
     struct served_server served;
     struct client client;
     struct client_call calls[100];
-    served_start(&served, with_small_ceilings);
-    client_open(&client, served.port);
+    served_open(&served, &client, with_small_ceilings);
     uint32_t count = open_with_header(&client, calls, "token");
     assert_in_range(count, 15, 25); /* 20 fit; the next one may be gone before its echo comes. */
     for (uint32_t i = 0; i < count; i++) {
         client_call_fini(&calls[i]);
     }
-    client_close(&client);
-    served_stop(&served, NS_PER_S);
+    served_close(&served, &client);
 }
 
 static void drop_held(void *arg)
@@ -180,8 +157,7 @@ static void what_is_referenced_counts_until_it_is_free(void **state)
     (void)state;
     struct served_server served;
     struct client client;
-    served_start(&served, with_small_ceilings);
-    client_open(&client, served.port);
+    served_open(&served, &client, with_small_ceilings);
     uint8_t *bytes = mem_alloc(600 * 1000);
     struct client_call held;
     client_call(&client, &held, "/t.T/Hold", NULL);
@@ -199,8 +175,7 @@ static void what_is_referenced_counts_until_it_is_free(void **state)
     client_call_fini(&echo);
     client_call_fini(&held);
     mem_free(bytes);
-    client_close(&client);
-    served_stop(&served, NS_PER_S);
+    served_close(&served, &client);
 }
 
 /* Messages that are still on their way count as they arrive. */
@@ -209,8 +184,7 @@ static void unfinished_messages_count_too(void **state)
     (void)state;
     struct served_server served;
     struct client client;
-    served_start(&served, with_small_ceilings);
-    client_open(&client, served.port);
+    served_open(&served, &client, with_small_ceilings);
     static const uint8_t prefix[5] = {0, 0, 0x1f, 0, 0}; /* 2,031,616 bytes, half of them sent. */
     uint8_t *bytes = mem_alloc(1000 * 1000);
     struct client_call call;
@@ -220,11 +194,10 @@ static void unfinished_messages_count_too(void **state)
     client_until(&client, call.is_closed);
     assert_int_equal(call.grpc_status, RPC_RESOURCE_EXHAUSTED);
     assert_int_equal(atomic_load(&served.seen.messages), 0);
-    check_echo(&client);
+    served_check(&client);
     client_call_fini(&call);
     mem_free(bytes);
-    client_close(&client);
-    served_stop(&served, NS_PER_S);
+    served_close(&served, &client);
 }
 
 static void streams_are_refused_while_too_many_answers_wait(void **state)
@@ -251,49 +224,13 @@ static void streams_are_refused_while_too_many_answers_wait(void **state)
     assert_int_equal(nghttp2_session_consume(client.session, stream.stream_id, 65535), 0);
     client_until(&client, stream.is_closed);
     assert_int_equal(stream.messages, 60);
-    check_echo(&client);
+    served_check(&client);
     client_call_fini(&refused);
     client_call_fini(&stream);
-    client_close(&client);
-    served_stop(&served, NS_PER_S);
+    served_close(&served, &client);
 }
 
 /* ---- bytes written ------------------------------------------------------------------------- */
-
-/* In the place of a connection's stream; bytes it is given are gone. */
-struct sink {
-    struct rpc_stream base;
-    struct rpc_stream *real;
-    size_t turn_size;  /* Taken in this turn. */
-    size_t write_max;  /* Largest write, of all. */
-    size_t total_size; /* Taken, of all. */
-};
-
-static struct sink *sink_of(struct rpc_stream *stream)
-{
-    return CONTAINER_OF(stream, struct sink, base);
-}
-
-static ssize_t sink_try_write(struct rpc_stream *stream, const uv_buf_t *bufs, uint32_t count)
-{
-    struct sink *sink = sink_of(stream);
-    size_t size = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        size += bufs[i].len;
-    }
-    sink->turn_size += size;
-    sink->total_size += size;
-    sink->write_max = size > sink->write_max ? size : sink->write_max;
-    return (ssize_t)size;
-}
-
-static void sink_close(struct rpc_stream *stream)
-{
-    struct sink *sink = sink_of(stream);
-    sink->real->ops->close(sink->real);
-}
-
-static const struct rpc_stream_ops sink_ops = {.try_write = sink_try_write, .close = sink_close};
 
 static void flood(struct rpc_call *call, struct slice message)
 {
@@ -306,72 +243,35 @@ static void flood(struct rpc_call *call, struct slice message)
     rpc_finish(call);
 }
 
-/* Frames of a client that asks |count| times and gives all the room there is. */
-static void feed_requests(struct client *client, struct rpc_conn *conn, struct client_call *calls,
-                          uint32_t count)
-{
-    for (uint32_t i = 0; i < count; i++) {
-        client_call(client, &calls[i], "/t.T/Flood", NULL);
-        client_send(&calls[i], SLICE_EMPTY);
-        client_send_end(&calls[i]);
-    }
-    for (;;) {
-        const uint8_t *data;
-        ssize_t size = nghttp2_session_mem_send(client->session, &data);
-        assert_true(size >= 0);
-        if (size == 0) {
-            return;
-        }
-        conn->stream->events->on_read(conn->stream, slice_of(data, (size_t)size));
-    }
-}
-
 static void one_turn_writes_no_more_than_its_share(void **state)
 {
     (void)state;
     const struct rpc_method method = {
         .path = "/t.T/Flood", .kind = RPC_SERVER_STREAM, .on_message = flood};
-    const struct rpc_config config = {
-        .methods = &method,
-        .method_count = 1,
-        .io_threads = 1,
-        .request_size_max = 1000,
-        .concurrent_streams = 100,
-        .keepalive_interval_ns = NS_PER_S * 1000,
-        .clock = &clock_monotonic,
-    };
-    struct rpc_server *server = rpc_server_new(&config);
-    struct rpc_io *io = rpc_server_io(server, 0);
-    int fds[2];
-    assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
-    rpc_conn_open(io, fds[0], RPC_STREAM_UNIX);
-    struct rpc_conn *conn = io->conns;
-    struct client client;
+    struct rpc_config config = {.methods = &method, .method_count = 1};
     const struct client_options options = {.stream_window = 1 << 30, .window_more = 1 << 30};
-    client_open_fd(&client, fds[1], &options);
-    struct sink sink = {.base = {&sink_ops, conn->stream->events, conn}, .real = conn->stream};
-    conn->stream = &sink.base;
+    struct driven driven;
+    driven_start(&driven, &config, &options);
     struct client_call calls[4];
-    feed_requests(&client, conn, calls, ARRAY_COUNT(calls));
-    uint32_t turns = 0;
-    for (; conn->out_size > 0; turns++) {
-        assert_true(turns < 100);
-        sink.turn_size = 0;
-        (void)uv_run(&io->loop.uv, UV_RUN_NOWAIT);
-        assert_true(sink.turn_size < LIMIT_CONN_TURN_WRITE + RPC_OUT_SCRATCH);
+    for (size_t i = 0; i < ARRAY_COUNT(calls); i++) {
+        client_call(&driven.client, &calls[i], "/t.T/Flood", NULL);
+        client_send(&calls[i], SLICE_EMPTY);
+        client_send_end(&calls[i]);
     }
-    assert_in_range(sink.total_size, 4 * 100 * 30005, 4 * 100 * 30005 + 100000);
-    assert_in_range(sink.write_max, LIMIT_CONN_WRITE, RPC_OUT_SCRATCH);
+    driven_feed(&driven);
+    uint32_t turns = 0;
+    for (; driven.conn->out_size > 0; turns++) {
+        assert_true(turns < 100);
+        driven_turn(&driven);
+        assert_true(driven.sink.turn_size < LIMIT_CONN_TURN_WRITE + RPC_OUT_SCRATCH);
+    }
+    assert_in_range(driven.sink.total_size, 4 * 100 * 30005, 4 * 100 * 30005 + 100000);
+    assert_in_range(driven.sink.write_max, LIMIT_CONN_WRITE, RPC_OUT_SCRATCH);
     assert_in_range(turns, 12 * 1000 * 1000 / (LIMIT_CONN_TURN_WRITE + RPC_OUT_SCRATCH), 13);
-    conn->stream = sink.real;
     for (size_t i = 0; i < ARRAY_COUNT(calls); i++) {
         client_call_fini(&calls[i]);
     }
-    client_close(&client);
-    while (io->conn_count > 0) {
-        (void)uv_run(&io->loop.uv, UV_RUN_NOWAIT);
-    }
-    rpc_server_free(server);
+    driven_stop(&driven);
 }
 
 int main(void)

@@ -211,8 +211,7 @@ static void who_compresses_is_answered_compressed(void **state)
     static const char *const paths[] = {"/t.T/Echo", "/t.T/Bidi", "/t.T/Urgent"};
     struct served_server served;
     struct client client;
-    served_start(&served, NULL);
-    client_open(&client, served.port);
+    served_open(&served, &client, NULL);
     uint8_t *bytes = noise_new(1000000);
     struct buf packed = {0};
     pack(slice_of(bytes, 1000000), &packed);
@@ -240,8 +239,7 @@ static void who_compresses_is_answered_compressed(void **state)
     }
     buf_fini(&packed);
     mem_free(bytes);
-    client_close(&client);
-    served_stop(&served, NS_PER_S);
+    served_close(&served, &client);
 }
 
 static void a_stream_in_gzip_is_inflated_and_deflated(void **state)
@@ -249,8 +247,7 @@ static void a_stream_in_gzip_is_inflated_and_deflated(void **state)
     (void)state;
     struct served_server served;
     struct client client;
-    served_start(&served, NULL);
-    client_open(&client, served.port);
+    served_open(&served, &client, NULL);
     struct buf packed = {0};
     pack(SLICE_LIT("20 70000"), &packed);
     struct client_call call;
@@ -266,8 +263,7 @@ static void a_stream_in_gzip_is_inflated_and_deflated(void **state)
     mem_free(zeros);
     client_call_fini(&call);
     buf_fini(&packed);
-    client_close(&client);
-    served_stop(&served, NS_PER_S);
+    served_close(&served, &client);
 }
 
 static void inflated_messages_count_as_held(void **state)
@@ -275,8 +271,7 @@ static void inflated_messages_count_as_held(void **state)
     (void)state;
     struct served_server served;
     struct client client;
-    served_start(&served, with_little_room);
-    client_open(&client, served.port);
+    served_open(&served, &client, with_little_room);
     uint8_t *zeros = mem_alloc(1500000);
     struct buf packed = {0};
     pack(slice_of(zeros, 1500000), &packed);
@@ -304,8 +299,7 @@ static void inflated_messages_count_as_held(void **state)
     }
     buf_fini(&packed);
     mem_free(zeros);
-    client_close(&client);
-    served_stop(&served, NS_PER_S);
+    served_close(&served, &client);
 }
 
 static void a_failed_call_of_a_client_in_gzip_has_no_encoding(void **state)
@@ -313,8 +307,7 @@ static void a_failed_call_of_a_client_in_gzip_has_no_encoding(void **state)
     (void)state;
     struct served_server served;
     struct client client;
-    served_start(&served, NULL);
-    client_open(&client, served.port);
+    served_open(&served, &client, NULL);
     struct client_call call;
     client_call(&client, &call, "/t.T/Fail", gzip_headers);
     client_send(&call, SLICE_EMPTY);
@@ -323,8 +316,7 @@ static void a_failed_call_of_a_client_in_gzip_has_no_encoding(void **state)
     assert_int_equal(call.grpc_status, 11);
     assert_string_equal(call.grpc_encoding, "");
     client_call_fini(&call);
-    client_close(&client);
-    served_stop(&served, NS_PER_S);
+    served_close(&served, &client);
 }
 
 int main(void)

@@ -142,9 +142,8 @@ static void pings_without_calls_end_the_connection(void **state)
 {
     (void)state;
     struct served_server served;
-    served_start(&served, NULL);
     struct client client;
-    client_open(&client, served.port);
+    served_open(&served, &client, NULL);
     /* The first is free, the next two are strikes, the fourth is one too many. */
     for (uint32_t i = 1; i <= 3; i++) {
         client_ping(&client);
@@ -156,17 +155,15 @@ static void pings_without_calls_end_the_connection(void **state)
     assert_int_equal(client.goaways, 1);
     assert_int_equal(client.goaway_error, NGHTTP2_ENHANCE_YOUR_CALM);
     assert_string_equal(client.goaway_words, "too_many_pings");
-    client_close(&client);
-    served_stop(&served, NS_PER_S);
+    served_close(&served, &client);
 }
 
 static void pings_between_answers_are_forgiven(void **state)
 {
     (void)state;
     struct served_server served;
-    served_start(&served, NULL);
     struct client client;
-    client_open(&client, served.port);
+    served_open(&served, &client, NULL);
     for (uint32_t i = 1; i <= 20; i++) {
         struct client_call call;
         client_unary(&client, &call, "/t.T/Echo", SLICE_LIT("x"));
@@ -176,8 +173,7 @@ static void pings_between_answers_are_forgiven(void **state)
         client_until(&client, client.pongs == i);
     }
     assert_int_equal(client.goaways, 0);
-    client_close(&client);
-    served_stop(&served, NS_PER_S);
+    served_close(&served, &client);
 }
 
 static void with_fast_pings_allowed(struct rpc_config *config)
@@ -189,10 +185,9 @@ static void pings_beside_a_stream_obey_the_minimum_time(void **state)
 {
     (void)state;
     struct served_server served;
-    served_start(&served, with_fast_pings_allowed);
     struct client client;
     struct client_call call;
-    client_open(&client, served.port);
+    served_open(&served, &client, with_fast_pings_allowed);
     client_call(&client, &call, "/t.T/Quiet", NULL);
     for (uint32_t i = 1; i <= 8; i++) {
         client_ping(&client);
@@ -200,9 +195,8 @@ static void pings_beside_a_stream_obey_the_minimum_time(void **state)
         (void)usleep(5000);
     }
     assert_int_equal(client.goaways, 0);
-    client_close(&client);
     client_call_fini(&call);
-    served_stop(&served, NS_PER_S);
+    served_close(&served, &client);
 }
 
 static struct shared_clock test_clock; /* Stands still until a test moves it on. */
@@ -215,15 +209,6 @@ static void with_impatient_keepalive(struct rpc_config *config)
     config->clock = &test_clock.clock;
 }
 
-/* All that was sent before has been read by the server. */
-static void client_sync(struct client *client)
-{
-    struct client_call call;
-    client_unary(client, &call, "/t.T/Echo", SLICE_LIT("x"));
-    assert_int_equal(call.grpc_status, 0);
-    client_call_fini(&call);
-}
-
 static void a_silent_peer_is_pinged_and_a_dead_one_dropped(void **state)
 {
     (void)state;
@@ -234,22 +219,22 @@ static void a_silent_peer_is_pinged_and_a_dead_one_dropped(void **state)
     const struct client_options no_pongs = {.no_pongs = true};
     client_open(&alive, served.port);
     client_open_fd(&dead, client_socket(served.port), &no_pongs);
-    client_sync(&alive);
-    client_sync(&dead);
+    served_check(&alive);
+    served_check(&dead);
     shared_clock_advance(&test_clock, 60 * NS_PER_MS - 1);
-    client_sync(&alive);
+    served_check(&alive);
     assert_int_equal(alive.pings + dead.pings, 0);
     shared_clock_advance(&test_clock, 60 * NS_PER_MS);
     client_until(&alive, alive.pings == 1);
     client_until(&dead, dead.pings == 1);
-    client_sync(&alive); /* Behind its answer. */
+    served_check(&alive); /* Behind its answer. */
     shared_clock_advance(&test_clock, 50 * NS_PER_MS);
     client_until(&dead, dead.is_ended);
     assert_int_equal(dead.pings, 1);
-    client_sync(&alive);
+    served_check(&alive);
     shared_clock_advance(&test_clock, 60 * NS_PER_MS);
     client_until(&alive, alive.pings == 2);
-    client_sync(&alive);
+    served_check(&alive);
     client_close(&alive);
     client_close(&dead);
     served_stop(&served, NS_PER_S);
@@ -291,11 +276,10 @@ static void draining_lets_calls_finish_and_ends_streams(void **state)
 {
     (void)state;
     struct served_server served;
-    served_start(&served, NULL);
     struct client client;
     struct client_call hold;
     struct client_call quiet;
-    client_open(&client, served.port);
+    served_open(&served, &client, NULL);
     client_call(&client, &quiet, "/t.T/Quiet", NULL);
     client_call(&client, &hold, "/t.T/Hold", NULL);
     client_send(&hold, SLICE_EMPTY);
@@ -326,11 +310,10 @@ static void calls_without_a_message_do_not_hold_up_the_end(void **state)
     (void)state;
     static const char *const paths[] = {"/t.T/Stream", "/t.T/Bidi", "/t.T/Echo"};
     struct served_server served;
-    served_start(&served, NULL);
     struct client client;
     struct client_call calls[ARRAY_COUNT(paths)];
     struct client_call echo;
-    client_open(&client, served.port);
+    served_open(&served, &client, NULL);
     for (size_t i = 0; i < ARRAY_COUNT(paths); i++) {
         client_call(&client, &calls[i], paths[i], NULL);
     }
@@ -354,10 +337,9 @@ static void a_client_that_never_answers_does_not_hold_up_the_end(void **state)
 {
     (void)state;
     struct served_server served;
-    served_start(&served, NULL);
     struct client client;
     struct client_call call;
-    client_open(&client, served.port);
+    served_open(&served, &client, NULL);
     client_unary(&client, &call, "/t.T/Echo", SLICE_LIT("x"));
     served_stop(&served, 2 * SUPPORT_HANG_NS);
     client_until(&client, client.is_ended);
@@ -369,10 +351,9 @@ static void the_grace_period_ends_what_hangs(void **state)
 {
     (void)state;
     struct served_server served;
-    served_start(&served, NULL);
     struct client client;
     struct client_call call;
-    client_open(&client, served.port);
+    served_open(&served, &client, NULL);
     client_call(&client, &call, "/t.T/Hang", NULL);
     client_send(&call, SLICE_EMPTY);
     client_until(&client, atomic_load(&served.seen.messages) == 1);
@@ -415,13 +396,9 @@ static void garbage_ends_only_its_own_connection(void **state)
         (void)close(fd);
     }
     struct client client;
-    struct client_call call;
     client_open(&client, served.port);
-    client_unary(&client, &call, "/t.T/Echo", SLICE_LIT("x"));
-    assert_int_equal(call.grpc_status, 0);
-    client_call_fini(&call);
-    client_close(&client);
-    served_stop(&served, NS_PER_S);
+    served_check(&client);
+    served_close(&served, &client);
 }
 
 int main(void)

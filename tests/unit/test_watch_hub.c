@@ -434,6 +434,36 @@ static void ids_are_given_as_etcd_gives_them(void **state)
     world_fini(&world);
 }
 
+static void watchers_beyond_a_ceiling_are_refused(void **state)
+{
+    (void)state;
+    static struct world world;
+    static struct stream stream;
+    world_init(&world, 1);
+    memset(&stream, 0, sizeof(stream));
+    stream.world = &world;
+    stream.stream = watch_stream_open(world.hub, &sink, &stream);
+    struct watch_stream *other = watch_stream_open(world.hub, &sink, &stream);
+    watch_hub_set_ceilings(world.hub, 3, 1000);
+    struct watch_create create = {.key = SLICE_LIT("a")};
+    int64_t id = 0;
+    for (uint32_t i = 0; i < 3; i++) {
+        assert_int_equal(watch_stream_create(stream.stream, &create, 0, &id), WATCH_OK);
+    }
+    assert_int_equal(watch_stream_create(stream.stream, &create, 0, &id), WATCH_TOO_MANY);
+    assert_int_equal(watch_stream_create(other, &create, 0, &id), WATCH_TOO_MANY);
+    assert_true(watch_stream_cancel(stream.stream, 1));
+    assert_int_equal(watch_stream_create(other, &create, 0, &id), WATCH_OK);
+    watch_hub_set_ceilings(world.hub, 100, 7); /* One group has "a": six are left. */
+    create = (struct watch_create){.key = SLICE_LIT("bcd"), .range_end = SLICE_LIT("xyz")};
+    assert_int_equal(watch_stream_create(other, &create, 0, &id), WATCH_OK);
+    assert_int_equal(watch_stream_create(other, &create, 0, &id), WATCH_TOO_MANY);
+    watch_stream_close(other);
+    assert_int_equal(watch_stream_create(stream.stream, &create, 0, &id), WATCH_OK);
+    watch_stream_close(stream.stream);
+    world_fini(&world);
+}
+
 /* Progress of a silent progress_notify watcher comes once per interval, and not after events. */
 static void silent_watchers_hear_progress(void **state)
 {
@@ -732,6 +762,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_watcher_sees_what_a_list_says),
         cmocka_unit_test(ids_are_given_as_etcd_gives_them),
+        cmocka_unit_test(watchers_beyond_a_ceiling_are_refused),
         cmocka_unit_test(silent_watchers_hear_progress),
         cmocka_unit_test(offered_progress_is_new_to_synced_watchers),
         cmocka_unit_test(a_compacted_watcher_keeps_its_id),
