@@ -57,6 +57,7 @@ bool store_head_check(struct store *store, const struct sql_head *head, uint64_t
                       const struct hash128 *chain)
 {
     ASSERT(store_is_sound(store));
+    ASSERT(seq <= store->seq); /* Where we stand now, or stood when it was asked. */
     bool same = memcmp(head->fence.era, store->fence.era, sizeof(head->fence.era)) == 0 &&
                 head->fence.epoch == store->fence.epoch &&
                 strncmp(head->fence.identity, store->fence.identity, SQL_IDENTITY_SIZE) == 0 &&
@@ -250,6 +251,7 @@ enum apply_result store_apply_entries(struct store *store, const struct sql_head
                                       const struct sql_entry *entries, uint32_t count)
 {
     ASSERT(store_is_loaded(store));
+    ASSERT(head->seq <= store->seen_seq && (count == 0 || entries != NULL));
     while (count > 0 && entries->seq <= store->seq) {
         entries++; /* Had by now: the batch or another pull was faster. */
         count--;

@@ -56,6 +56,7 @@ void store_batch_init(struct store *store)
     ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     sm_init(&batch->sm, batch_states, BATCH_STATE_COUNT, BATCH_IDLE);
+    ASSERT(batch->eval.edit == NULL && batch->members.count == 0);
     batch->eval.rng = store->config.rng;
     /* No ceilings of their own: admission bounds what is evaluated, the log what is pulled. */
     arena_init(&batch->eval.bytes, SIZE_MAX / 4);
@@ -77,9 +78,37 @@ void store_batch_fini(struct store *store)
     store_vec_fini(&batch->eval.effects);
 }
 
+bool store_batch_is_sound(const struct store *store)
+{
+    const struct store_batch *batch = &store->batch;
+    bool open = batch->eval.edit != NULL;
+    bool retries = timer_is_armed(&batch->retry);
+    switch ((enum batch_state)batch->sm.now) {
+    case BATCH_IDLE:
+    case BATCH_LOCKING:
+    case BATCH_CATCHING_UP:
+        return !open && !retries && batch->members.count == 0;
+    case BATCH_PAUSED:
+        return !open && retries && batch->members.count == 0;
+    case BATCH_PROBING:
+        return !open && !retries && batch->probe_arrival <= store->reads.arrivals;
+    case BATCH_APPENDING:
+    case BATCH_LOOKING:
+    case BATCH_JUDGING:
+    case BATCH_RESOLVING:
+        return open != batch->beaten && !retries;
+    case BATCH_DOUBT:
+        return open && !batch->beaten && retries;
+    case BATCH_STATE_COUNT:
+        break;
+    }
+    return false;
+}
+
 bool store_batch_is_open(const struct store *store)
 {
     ASSERT(store_is_sound(store));
+    ASSERT(IMPLIES(store->batch.eval.edit != NULL, store->batch.eval.seq == store->seq + 1));
     return store->batch.eval.edit != NULL;
 }
 
@@ -163,6 +192,7 @@ static bool batch_evaluate(struct store *store)
 static struct sql_entry entry_begin(struct store *store, const struct cache_info *info)
 {
     ASSERT(store_is_sound(store));
+    ASSERT(info->revision >= 1 && info->compact_rev <= info->revision);
     struct sql_entry entry = {
         .seq = store->batch.expected_seq + 1,
         .writer.counter = ++store->batch.writer_counter,
@@ -251,6 +281,7 @@ static void batch_drop_expiries(struct store *store)
 void store_batch_send_again(struct store *store)
 {
     ASSERT(store_is_sound(store));
+    ASSERT(store->batch.entry.effect_count > 0); /* A counter moved: it had one to hold. */
     batch_drop_expiries(store);
     store_batch_requeue(store);
     sm_move(&store->batch.sm, BATCH_IDLE);
@@ -260,6 +291,7 @@ static void refused(struct store *store, enum err err)
 {
     ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
+    ASSERT(sm_is(&batch->sm, BATCH_APPENDING) && err != ERR_OK);
     switch ((int)err) {
     case ERR_NO_LEADER:
     case ERR_DATABASE:
@@ -271,6 +303,11 @@ static void refused(struct store *store, enum err err)
         return;
     case ERR_LEADER_CHANGED:
         store_health_fence(store, true);
+        break;
+    case ERR_CHAIN_BROKEN:
+    case ERR_HISTORY_LOST:
+        (void)store_read_was_fatal(store, err);
+        err = ERR_CORRUPT; /* As who asks from now on is told. */
         break;
     default:
         break;
@@ -297,6 +334,7 @@ static void appended(struct sql_append *append)
     ASSERT(append->done != NULL);
     struct store_batch *batch = CONTAINER_OF(append, struct store_batch, append);
     struct store *store = CONTAINER_OF(batch, struct store, batch);
+    ASSERT(append->entry->seq == batch->expected_seq + 1);
     store_count_append(store, append);
     if (append->outcome != SQL_REFUSED && append->outcome != SQL_IN_DOUBT) {
         executed(batch);
@@ -336,6 +374,7 @@ static void batch_append(struct store *store, bool locked)
     ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
     batch_make_entries(store);
+    ASSERT(batch->entry.row_count > 0 || batch->entry.effect_count > 0);
     batch->reads_before = store->reads.arrivals;
     batch->append = (struct sql_append){
         .fence = store->fence,
@@ -356,6 +395,7 @@ static void batch_append(struct store *store, bool locked)
 static bool members_arrived_before(const struct store_batch *batch, uint64_t arrival)
 {
     ASSERT(batch->sm.now < BATCH_STATE_COUNT);
+    ASSERT(batch->eval.rows.count == 0 && batch->eval.effects.count == 0);
     for (const struct store_request *r = batch->members.first; r != NULL; r = r->next) {
         if (r->arrival > arrival) {
             return false;
@@ -372,6 +412,7 @@ static void batch_without_rows(struct store *store, bool proven)
 {
     ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
+    ASSERT(batch->eval.rows.count == 0 && batch->eval.effects.count == 0);
     store_batch_drop_edit(store);
     if (proven || store->log->exclusive) {
         batch_answer(store);
@@ -404,6 +445,7 @@ void store_batch_probed(struct store *store, uint64_t mark, const struct sql_hea
 {
     ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
+    ASSERT(mark <= store->reads.arrivals && head->seq <= store->seen_seq);
     if (!sm_is(&batch->sm, BATCH_PROBING) || mark < batch->probe_arrival) {
         return;
     }
@@ -421,6 +463,7 @@ void store_batch_lost(struct store *store)
 {
     ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
+    ASSERT(batch->entry.seq == batch->expected_seq + 1);
     batch->lock_next = true;
     store_batch_drop_edit(store);
     if (batch->refusal != ERR_OK) {
@@ -434,6 +477,7 @@ void store_batch_lost(struct store *store)
 static void batch_send(struct store *store, bool locked, uint64_t proven_arrival)
 {
     ASSERT(store_is_sound(store));
+    ASSERT(IMPLIES(locked, sm_is(&store->batch.sm, BATCH_LOCKING)));
     if (batch_evaluate(store)) {
         batch_append(store, locked);
         return;
@@ -450,6 +494,7 @@ static void locked(struct sql_lock *lock)
     ASSERT(lock->done != NULL);
     struct store_batch *batch = CONTAINER_OF(lock, struct store_batch, lock);
     struct store *store = CONTAINER_OF(batch, struct store, batch);
+    ASSERT(sm_is(&batch->sm, BATCH_LOCKING) && batch->members.count == 0);
     /* Whoever holds the lock for too long is no sign that the database is away, and that one
      * connection was lost is none, either: a probe on its own must tell. */
     if (lock->err == ERR_NO_LEADER) {
@@ -490,6 +535,7 @@ static void batch_lock(struct store *store)
 {
     ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
+    ASSERT(store->queue.count > 0 && !store->log->exclusive);
     arena_reset(&batch->lock_arena);
     batch->lock = (struct sql_lock){
         .tail = {.after_seq = store->seq,
@@ -509,6 +555,7 @@ static void batch_lock(struct store *store)
 static bool batch_wants_lock(const struct store *store)
 {
     ASSERT(store_is_sound(store));
+    ASSERT(sm_is(&store->batch.sm, BATCH_IDLE));
     switch (store->config.transaction_mode) {
     case STORE_OPTIMISTIC:
         return false;
@@ -591,6 +638,7 @@ void store_batch_pulled(struct store *store, bool ok)
 {
     ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
+    ASSERT(!store->tail.in_flight && batch->look_after <= store->tail.begun);
     if (sm_is(&batch->sm, BATCH_CATCHING_UP) && store->seq > batch->expected_seq) {
         sm_move(&batch->sm, BATCH_IDLE);
     } else if (sm_is(&batch->sm, BATCH_LOOKING)) {

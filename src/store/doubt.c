@@ -22,12 +22,17 @@ void store_batch_look(struct store *store)
 {
     ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
+    ASSERT(sm_is(&batch->sm, BATCH_APPENDING));
     batch->lock_next = true;
     if (batch->beaten) {
         store_batch_lost(store);
         return;
     }
     sm_move(&batch->sm, BATCH_LOOKING);
+    if (store->log->exclusive) { /* Nobody else can have written: there is nothing to look for. */
+        store_fatal(store, ERR_HISTORY_LOST, "the log is not as this process left it");
+        return;
+    }
     if (!store_is_live(store)) {
         store_batch_judge(store); /* The tail cannot be applied: it would not be asked. */
         return;
@@ -41,6 +46,7 @@ static void unknowable(struct store *store)
 {
     ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
+    ASSERT(!batch->beaten && store->seen_seq > batch->expected_seq);
     LOG(LOG_WARN, "outcome of an append is unknowable", LUINT("seq", batch->entry.seq));
     store_batch_drop_edit(store);
     store_answer_all(&batch->members, ERR_TIMEOUT);
@@ -52,6 +58,7 @@ static void resolved_ours(struct store *store)
 {
     ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
+    ASSERT(batch->entry.seq == batch->expected_seq + 1);
     if (batch->beaten) {
         store_fatal(store, ERR_HISTORY_LOST, "an entry of another replica was replaced by ours");
         return;
@@ -98,6 +105,7 @@ void store_batch_judge(struct store *store)
 {
     ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
+    ASSERT(batch->beaten != store_batch_is_open(store)); /* What it judges is still to be done. */
     timers_disarm(store->timers, &batch->retry);
     sm_move(&batch->sm, BATCH_JUDGING);
     batch->verdict = (struct sql_verdict){.seq = batch->expected_seq + 1, .done = judged};
@@ -110,6 +118,7 @@ static void resolve(struct store *store)
 {
     ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
+    ASSERT(!batch->beaten && batch->append.expected_seq == batch->expected_seq);
     sm_move(&batch->sm, BATCH_RESOLVING);
     batch->append.entry = batch->refusal == ERR_OK ? &batch->entry : &batch->empty;
     batch->append.locked = false;
@@ -145,6 +154,7 @@ void store_batch_doubt(struct store *store)
 {
     ASSERT(store_is_sound(store));
     struct store_batch *batch = &store->batch;
+    ASSERT(batch->entry.seq == batch->expected_seq + 1);
     if (batch->beaten) {
         store_batch_lost(store);
         return;

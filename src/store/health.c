@@ -16,7 +16,11 @@
  */
 #include "store/internal.h"
 
-enum { HEALTH_FAILURES_MAX = 3, HEALTH_OVERDUE_MS = 1500 };
+enum {
+    HEALTH_FAILURES_MAX = 3,
+    HEALTH_OVERDUE_MS = 1500,
+    HEALTH_READS_MAX = 5, /* Probe, tail, lock, verdict, upkeep: one each. */
+};
 
 static const struct sm_state health_states[HEALTH_STATE_COUNT] = {
     [HEALTH_OK] = {"ok", SM_TO(HEALTH_AWAY)},
@@ -36,6 +40,21 @@ void store_health_fini(struct store *store)
     ASSERT(store_is_sound(store));
     timers_disarm(store->timers, &store->health.overdue);
     timers_disarm(store->timers, &store->health.half_open);
+    ASSERT(!timer_is_armed(&store->health.half_open));
+}
+
+bool store_health_is_sound(const struct store *store)
+{
+    const struct store_health *health = &store->health;
+    const struct sm *batch = &store->batch.sm;
+    uint32_t reads = (uint32_t)store->tail.in_flight + store->reads.in_flight +
+                     store->upkeep.in_flight + sm_is(batch, BATCH_LOCKING) +
+                     sm_is(batch, BATCH_JUDGING);
+    bool waits = timer_is_armed(&health->half_open);
+    return health->outstanding == reads && waits == sm_is(&health->sm, HEALTH_AWAY) &&
+           IMPLIES(reads > 0 && sm_is(&health->sm, HEALTH_OK) && !store->log->exclusive,
+                   timer_is_armed(&health->overdue)) &&
+           IMPLIES(store->log->exclusive, sm_is(&health->sm, HEALTH_OK));
 }
 
 static void half_open_due(struct timer *timer)
@@ -52,6 +71,7 @@ static void go_away(struct store *store)
 {
     ASSERT(store_is_sound(store));
     struct store_health *health = &store->health;
+    ASSERT(!store->log->exclusive && !timer_is_armed(&health->half_open));
     bool was_ok = sm_is(&health->sm, HEALTH_OK);
     sm_move(&health->sm, HEALTH_AWAY);
     health->backoff_ms = was_ok ? 0 : health->backoff_ms;
@@ -72,6 +92,7 @@ static void come_back(struct store *store)
 {
     ASSERT(store_is_sound(store));
     struct store_health *health = &store->health;
+    ASSERT(!sm_is(&health->sm, HEALTH_OK) && health->failures == 0);
     timers_disarm(store->timers, &health->half_open);
     sm_move(&health->sm, HEALTH_OK);
     LOG(LOG_INFO, "database back", LUINT("seq", store->seq));
@@ -89,6 +110,7 @@ static void overdue(struct timer *timer)
     ASSERT(!timer_is_armed(timer));
     struct store_health *health = CONTAINER_OF(timer, struct store_health, overdue);
     struct store *store = CONTAINER_OF(health, struct store, health);
+    ASSERT(health->outstanding > 0 && !store->log->exclusive);
     if (!sm_is(&health->sm, HEALTH_AWAY)) {
         go_away(store);
     }
@@ -99,6 +121,7 @@ void store_health_begin(struct store *store)
     ASSERT(store_is_sound(store));
     struct store_health *health = &store->health;
     health->outstanding++;
+    ASSERT(health->outstanding <= HEALTH_READS_MAX);
     if (!store->log->exclusive && !timer_is_armed(&health->overdue)) {
         timers_arm(store->timers, &health->overdue, HEALTH_OVERDUE_MS * NS_PER_MS, overdue);
     }
@@ -133,6 +156,7 @@ void store_health_end(struct store *store, bool answered)
 {
     ASSERT(store_is_sound(store));
     struct store_health *health = &store->health;
+    ASSERT(health->outstanding > 0 && health->outstanding <= HEALTH_READS_MAX);
     if (!end_one(store)) {
         return;
     }

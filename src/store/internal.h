@@ -182,6 +182,8 @@ void store_batch_away(struct store *store, enum err err);
 void store_batch_back(struct store *store);
 /* A reload finished. */
 void store_batch_reloaded(struct store *store);
+/* What each state promises; holds between turns. */
+bool store_batch_is_sound(const struct store *store);
 /* For batch.c and doubt.c alone. */
 void store_batch_committed(struct store *store);
 void store_batch_send_again(struct store *store);
@@ -273,6 +275,8 @@ uint64_t store_reads_ask(struct store *store);
 void store_reads_proven(struct store *store, uint64_t mark);
 /* Something was published. */
 void store_reads_release(struct store *store);
+/* Between turns: proofs wait for what is not applied, in order; who waits does so in order. */
+bool store_reads_is_sound(const struct store *store);
 /* Start a probe if one is due. */
 void store_reads_start(struct store *store);
 
@@ -300,6 +304,8 @@ static inline bool store_health_is_away(const struct store_health *health)
     return !sm_is(&health->sm, HEALTH_OK);
 }
 void store_health_fence(struct store *store, bool fenced);
+/* Between turns: what is counted as in flight is in flight, and a timer runs where one must. */
+bool store_health_is_sound(const struct store *store);
 /* ERR_OK, or why nothing is sent now. */
 enum err store_health_error(const struct store *store);
 /* What came back to wait while nothing is sent is answered: once a turn. */
@@ -396,6 +402,8 @@ void store_upkeep_turn(struct store *store);
 /* Entry |seq| was applied and compacted |revision|. */
 void store_upkeep_compacted(struct store *store, uint64_t seq, int64_t revision);
 void store_upkeep_leave(struct store *store);
+/* Between turns: samples and waits are in order, and none is ahead of what is applied. */
+bool store_upkeep_is_sound(const struct store *store);
 bool store_upkeep_is_owner(const struct store *store);
 
 /* ---- load.c --------------------------------------------------------------------------------- */

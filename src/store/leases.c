@@ -18,12 +18,14 @@ enum { KEEPALIVE_RETRY_MS = 50, GAP_SLACK_MS = 500 };
 static void expiry_done(struct store_request *request)
 {
     ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
+    ASSERT(store_expiry_of(request)->busy);
     store_expiry_of(request)->busy = false;
 }
 
 void store_leases_init(struct store *store)
 {
     ASSERT(store_is_sound(store));
+    ASSERT(store->leases.table == NULL);
     uint64_t gap_ms = (uint64_t)store->config.upkeep_interval_ms + GAP_SLACK_MS;
     store->leases.table =
         lease_table_new(gap_ms * NS_PER_MS, store->config.lease_margin_ms * NS_PER_MS);
@@ -60,6 +62,7 @@ void store_leases_effect(struct store *store, const struct sql_effect *effect, u
 void store_leases_reset(struct store *store)
 {
     ASSERT(store_is_sound(store));
+    ASSERT(!store_batch_is_open(store));
     uint64_t gap_ms = (uint64_t)store->config.upkeep_interval_ms + GAP_SLACK_MS;
     lease_table_free(store->leases.table);
     store->leases.table =
@@ -81,6 +84,7 @@ void store_leases_read(struct store *store, const struct sql_lease *leases, uint
 {
     ASSERT(store_is_sound(store));
     uint64_t now_ns = store_now_ns(store);
+    ASSERT(count == 0 || leases != NULL);
     lease_table_reading_begin(store->leases.table, now_ns);
     for (uint32_t i = 0; i < count; i++) {
         lease_table_reading(store->leases.table, leases[i].id, leases[i].grant_seq,
@@ -182,6 +186,7 @@ static void keepalive_done(struct sql_keepalive *keepalive)
     struct store_leases *leases = CONTAINER_OF(keepalive, struct store_leases, keepalive);
     struct store *store = CONTAINER_OF(leases, struct store, leases);
     leases->in_flight = false;
+    ASSERT(keepalive->count <= LIMIT_BATCH_ROWS && leases->items.count == keepalive->count);
     if (keepalive->err == ERR_OK) {
         for (uint32_t i = 0; i < keepalive->count; i++) {
             if (keepalive->items[i].found) {
@@ -241,6 +246,7 @@ void store_leases_start(struct store *store)
         store_list_add(&leases->sent, request);
     }
     keepalive_items(leases);
+    ASSERT(leases->items.count <= leases->sent.count);
     leases->keepalive = (struct sql_keepalive){
         .fence = store->fence,
         .items = leases->items.items,
@@ -301,6 +307,7 @@ void store_leases_expire(struct store *store)
 void store_leases_stop(struct store *store)
 {
     ASSERT(store_is_sound(store));
+    ASSERT(sm_is(&store->life, LIFE_STOPPING));
     for (uint32_t i = 0; i < EXPIRIES_MAX; i++) {
         struct store_expiry *expiry = &store->leases.expiries[i];
         if (expiry->busy && expiry->request.state != REQUEST_ANSWERED) {

@@ -51,6 +51,7 @@ struct store_load {
 static enum err load_broken(struct store_load *load, const char *what, uint64_t seq)
 {
     ASSERT(load->store->load == load);
+    ASSERT(what != NULL && what[0] != '\0');
     if (load->why[0] == '\0') {
         (void)snprintf(load->why, sizeof(load->why), "%s (seq %llu)", what,
                        (unsigned long long)seq);
@@ -64,6 +65,7 @@ static enum err on_leases(struct sql_load *request, const struct sql_lease *leas
 {
     ASSERT(request->done != NULL);
     struct store_load *load = CONTAINER_OF(request, struct store_load, load);
+    ASSERT(load->store->load == load && load->edit != NULL);
     for (uint32_t i = 0; i < count; i++) {
         if (leases[i].ttl_s <= 0 || leases[i].id == 0) {
             return load_broken(load, "a lease without a TTL", leases[i].grant_seq);
@@ -77,6 +79,7 @@ static enum err on_leases(struct sql_load *request, const struct sql_lease *leas
 static bool row_is_next(const struct store_load *load, const struct sql_row *row)
 {
     ASSERT(load->store->load == load);
+    ASSERT(load->base >= 2);
     bool same_rev = row->revision == load->last_rev;
     if (row->revision < load->base) {
         return row->revision > load->last_rev || (same_rev && row->sub > load->last_sub);
@@ -91,6 +94,7 @@ static bool row_is_next(const struct store_load *load, const struct sql_row *row
 static void row_take(struct store_load *load, const struct sql_row *row)
 {
     ASSERT(load->store->load == load);
+    ASSERT(row->revision >= load->last_rev && row->key.size > 0);
     const struct cache_row made = store_cache_row(row);
     const struct cache_version *version = cache_edit_apply(load->edit, &made);
     if (load->beside != NULL && row->revision > load->had_rev) {
@@ -108,6 +112,7 @@ static enum err on_rows(struct sql_load *request, const struct sql_row *rows, ui
 {
     ASSERT(request->done != NULL);
     struct store_load *load = CONTAINER_OF(request, struct store_load, load);
+    ASSERT(load->store->load == load && !load->has_entry); /* Rows come first. */
     load->base = request->head.deleted_below > 2 ? request->head.deleted_below : 2;
     for (uint32_t i = 0; i < count; i++) {
         if (rows[i].sum != sql_row_sum(&rows[i]) || rows[i].key.size == 0) {
@@ -158,6 +163,7 @@ static enum err entry_rows_check(struct store_load *load, const struct sql_entry
 
 static enum err load_history_lost(struct store_load *load, const char *what, uint64_t seq)
 {
+    ASSERT(load->beside != NULL); /* The first load has no history to lose. */
     (void)load_broken(load, what, seq);
     return ERR_HISTORY_LOST;
 }
@@ -166,6 +172,7 @@ static enum err load_history_lost(struct store_load *load, const char *what, uin
 static enum err entry_history_check(struct store_load *load, const struct sql_entry *entry)
 {
     ASSERT(load->store->load == load);
+    ASSERT(entry != NULL);
     const struct store *store = load->store;
     if (load->beside == NULL || store->seq == 0) {
         return ERR_OK;
@@ -227,6 +234,7 @@ static enum err load_end_check(struct store_load *load)
 {
     ASSERT(load->store->load == load);
     const struct sql_head *head = &load->load.head;
+    ASSERT(load->edit != NULL && load->base >= 2);
     if (load->bad_rev != 0) {
         char what[LOAD_WHAT_SIZE];
         (void)snprintf(what, sizeof(what), "a row of revision %lld does not match its checksum",
@@ -438,6 +446,7 @@ static enum err merge(struct store_load *load)
 {
     ASSERT(load->store->load == load);
     struct store *store = load->store;
+    ASSERT(load->beside != NULL && !store_batch_is_open(store));
     const struct cache_snapshot *old = cache_snapshot(store->cache);
     const struct cache_snapshot *new = cache_edit_view(load->edit);
     TRY(merge_history_check(load, old, new));
@@ -486,6 +495,7 @@ static void load_publish(struct store_load *load)
     ASSERT(load->store->load == load);
     struct store *store = load->store;
     const struct sql_head *head = &load->load.head;
+    ASSERT(head->seq >= store->seq && load->edit != NULL);
     bool empty = head->seq == 0;
     cache_edit_set_revision(load->edit, empty ? 1 : head->revision);
     if (!empty && head->compact_rev > cache_edit_info(load->edit)->compact_rev) {
@@ -500,7 +510,8 @@ static void load_publish(struct store_load *load)
     load->edit = NULL;
     store->seq = head->seq;
     store->chain = load->entry_chain;
-    store->deleted_below = head->deleted_below;
+    store->deleted_below =
+        head->deleted_below > store->deleted_below ? head->deleted_below : store->deleted_below;
     store->seen_seq = head->seq > store->seen_seq ? head->seq : store->seen_seq;
     store_leases_reset(store);
     if (head->compact_rev > 0) {
@@ -525,6 +536,7 @@ static void load_failed(struct store_load *load, enum err err)
     ASSERT(load->store->load == load);
     struct store *store = load->store;
     bool first = load->beside == NULL;
+    ASSERT(err != ERR_OK && !timer_is_armed(&load->retry));
     char why[LOAD_WHY_SIZE];
     memcpy(why, load->why, sizeof(why));
     if (sm_is(&store->life, LIFE_CLOSING) || sm_is(&store->life, LIFE_STOPPED)) {
@@ -548,6 +560,7 @@ static void load_done(struct sql_load *request)
     ASSERT(request->done != NULL);
     struct store_load *load = CONTAINER_OF(request, struct store_load, load);
     struct store *store = load->store;
+    ASSERT(store->load == load && !store_batch_is_open(store));
     enum err err = request->err;
     bool first = load->beside == NULL;
     if (err == ERR_OK) {
@@ -615,6 +628,7 @@ void store_load_fini(struct store *store)
 void store_reload_want(struct store *store, const char *why)
 {
     ASSERT(store_is_sound(store));
+    ASSERT(why != NULL && !store->log->exclusive); /* Nobody else purges. */
     if (!store->reload_wanted) {
         LOG(LOG_WARN, "loading again", LSTR("why", why), LUINT("seq", store->seq));
         store->reload_wanted = true;

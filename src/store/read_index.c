@@ -47,6 +47,22 @@ void store_reads_back(struct store *store)
     ASSERT(!timer_is_armed(&store->reads.again));
 }
 
+bool store_reads_is_sound(const struct store *store)
+{
+    const struct store_reads *reads = &store->reads;
+    uint64_t mark = 0;
+    for (uint32_t i = 0; i < reads->proof_count; i++) {
+        const struct proof *proof = &reads->proofs[(reads->proof_first + i) % PROOFS_MAX];
+        if (proof->mark < mark || proof->mark > reads->answered ||
+            (i == 0 && proof->seq <= store->seq)) {
+            return false;
+        }
+        mark = proof->mark;
+    }
+    const struct store_request *first = reads->waiting.first;
+    return first == NULL || (first->arrival <= reads->asked && first->state == REQUEST_WAITING);
+}
+
 static void read_answer(struct store *store, struct store_request *request)
 {
     ASSERT(store_is_sound(store));
@@ -75,6 +91,8 @@ void store_reads_release(struct store *store)
 {
     ASSERT(store_is_sound(store));
     struct store_reads *reads = &store->reads;
+    ASSERT(
+        IMPLIES(reads->proof_count > 0, reads->proofs[reads->proof_first].mark <= reads->arrivals));
     while (reads->proof_count > 0 && reads->proofs[reads->proof_first].seq <= store->seq) {
         store_reads_proven(store, reads->proofs[reads->proof_first].mark);
         reads->proof_first = (reads->proof_first + 1) % PROOFS_MAX;
@@ -132,6 +150,7 @@ void store_reads_start(struct store *store)
 {
     ASSERT(store_is_sound(store));
     struct store_reads *reads = &store->reads;
+    ASSERT(IMPLIES(reads->in_flight, reads->mark <= reads->arrivals));
     if (reads->in_flight || reads->proof_count == PROOFS_MAX || !store_is_loaded(store) ||
         store->fatal) {
         return;
@@ -147,6 +166,7 @@ uint64_t store_reads_ask(struct store *store)
 {
     ASSERT(store_is_sound(store));
     store->reads.asked = ++store->reads.arrivals;
+    ASSERT(store->reads.answered < store->reads.asked);
     return store->reads.arrivals;
 }
 

@@ -51,6 +51,7 @@ void *store_vec_last(const struct store_vec *vec, size_t size)
 
 void store_vec_fini(struct store_vec *vec)
 {
+    ASSERT(vec->count <= vec->room);
     mem_free(vec->items);
     *vec = (struct store_vec){0};
 }
@@ -95,6 +96,7 @@ static struct store_facts *facts_new(const struct store *store)
 void store_facts_publish(struct store *store)
 {
     ASSERT(store_is_sound(store));
+    ASSERT(store->upkeep.member_count <= SQL_MEMBERS_MAX + 1);
     struct store_facts *facts = facts_new(store);
     facts->cluster_id = store->cluster_id;
     facts->member_id = store->config.self.id;
@@ -202,6 +204,7 @@ static void fail(struct store *store, enum err err, const char *why)
 static void opened(void *arg, enum err err, const char *why)
 {
     struct store *store = arg;
+    ASSERT(sm_is(&store->life, LIFE_OPENING) || sm_is(&store->life, LIFE_CLOSING));
     if (err != ERR_OK) {
         fail(store, err, why);
         return;
@@ -232,6 +235,7 @@ static void caught_up(struct store_request *request)
 {
     ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
     struct store *store = request->store;
+    ASSERT(request == &store->catch_up && request->state == REQUEST_ANSWERED);
     if (!sm_is(&store->life, LIFE_CATCHING_UP)) {
         return;
     }
@@ -246,6 +250,7 @@ static void caught_up(struct store_request *request)
 void store_ready_go_on(struct store *store)
 {
     ASSERT(store_is_sound(store));
+    ASSERT(IMPLIES(store->caught_up, store_is_loaded(store) || sm_is(&store->life, LIFE_CLOSING)));
     if (!sm_is(&store->life, LIFE_CATCHING_UP) || store->fatal || !store->caught_up ||
         !store->upkeep.told) {
         return;
@@ -261,6 +266,7 @@ void store_ready_go_on(struct store *store)
 void store_loaded(struct store *store, enum err err, const char *why)
 {
     ASSERT(store_is_sound(store));
+    ASSERT(IMPLIES(err == ERR_OK, store->load == NULL));
     if (!sm_is(&store->life, LIFE_LOADING)) {
         return;
     }
@@ -281,6 +287,7 @@ void store_loaded(struct store *store, enum err err, const char *why)
 static void closed(void *arg)
 {
     struct store *store = arg;
+    ASSERT(sm_is(&store->life, LIFE_CLOSING) && store->stopped != NULL);
     store_batch_drop_edit(store);
     store_answer_all(&store->batch.members, ERR_TIMEOUT);
     store_answers_flush(store);
@@ -291,6 +298,7 @@ static void closed(void *arg)
 static void start_close(struct store *store)
 {
     ASSERT(store_is_sound(store));
+    ASSERT(store->stopped != NULL);
     sm_move(&store->life, LIFE_CLOSING);
     timers_disarm(store->timers, &store->batch.retry);
     timers_disarm(store->timers, &store->tail.poll);
@@ -331,6 +339,7 @@ void store_stop(struct store *store, void (*stopped)(void *arg), void *arg)
 static void stop_go_on(struct store *store)
 {
     ASSERT(store_is_sound(store));
+    ASSERT(IMPLIES(sm_is(&store->life, LIFE_STOPPING), store->stopped != NULL));
     if (!sm_is(&store->life, LIFE_STOPPING) || store->queue.count > 0 ||
         store->batch.members.count > 0 || store->leases.sent.count > 0) {
         return;
@@ -377,6 +386,7 @@ static bool reload_may_start(const struct store *store)
 {
     ASSERT(store_is_sound(store));
     const struct sm *sm = &store->batch.sm;
+    ASSERT(IMPLIES(store->load != NULL, !store_batch_is_open(store)));
     return store->reload_wanted && store->load == NULL && store_is_loaded(store) && !store->fatal &&
            store_health_error(store) == ERR_OK && !store_batch_is_open(store) &&
            (sm_is(sm, BATCH_IDLE) || sm_is(sm, BATCH_CATCHING_UP) || sm_is(sm, BATCH_PAUSED) ||
@@ -404,9 +414,22 @@ static uint64_t trim_after_ns(struct store *store)
     return store->trim_wait_ns;
 }
 
-void store_turn(struct store *store)
+/* What must hold when nothing of ours runs. */
+static void check_between_turns(const struct store *store)
 {
     ASSERT(store_is_sound(store));
+    ASSERT(IMPLIES(store_is_loaded(store), store_batch_is_sound(store)));
+    ASSERT(IMPLIES(store_is_loaded(store), store_health_is_sound(store)));
+    ASSERT_SLOW(store_reads_is_sound(store));
+    ASSERT_SLOW(store_upkeep_is_sound(store));
+    ASSERT(IMPLIES(store->leases.in_flight, store->leases.items.count > 0));
+    ASSERT(IMPLIES(store->leases.sent.count > 0, store->leases.in_flight));
+    ASSERT(IMPLIES(store->tail.in_flight, !timer_is_armed(&store->tail.poll)));
+}
+
+void store_turn(struct store *store)
+{
+    check_between_turns(store);
     store->trim_left = false;
     /* Answers point into what trimming would free, so they leave first. */
     store_answers_flush(store);
@@ -435,4 +458,5 @@ void store_turn(struct store *store)
     } else if (store->trim_left && !timer_is_armed(&store->again)) {
         timers_arm(store->timers, &store->again, trim_after_ns(store), turn_again);
     }
+    check_between_turns(store);
 }

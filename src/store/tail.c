@@ -15,6 +15,7 @@ static void tail_start(struct store *store);
 static void poll_due(struct timer *timer)
 {
     ASSERT(!timer_is_armed(timer));
+    ASSERT(!CONTAINER_OF(timer, struct store_tail, poll)->in_flight);
     struct store_tail *tail = CONTAINER_OF(timer, struct store_tail, poll);
     struct store *store = CONTAINER_OF(tail, struct store, tail);
     tail_start(store);
@@ -41,6 +42,7 @@ void store_tail_rest(struct store *store, bool found)
     ASSERT(store_is_sound(store));
     struct store_tail *tail = &store->tail;
     uint32_t slowest = store->config.poll_interval_ms;
+    ASSERT(tail->interval_ms <= slowest);
     if (store->log->exclusive || tail->in_flight) {
         return;
     }
@@ -56,6 +58,7 @@ static void tail_done(struct sql_tail *request)
     struct store_tail *tail = CONTAINER_OF(request, struct store_tail, tail);
     struct store *store = CONTAINER_OF(tail, struct store, tail);
     uint64_t seq = store->seq;
+    ASSERT(tail->in_flight && request->after_seq == tail->sent_seq && tail->sent_seq <= seq);
     bool ok = request->err == ERR_OK;
     tail->in_flight = false;
     store_health_end(store, ok);
@@ -97,6 +100,7 @@ static void tail_start(struct store *store)
     tail->wanted = false;
     tail->in_flight = true;
     tail->begun++;
+    ASSERT(IMPLIES(store_batch_is_open(store), store->batch.expected_seq == store->seq));
     tail->sent_seq = store->seq;
     tail->sent_chain = store->chain;
     store_health_begin(store);
@@ -106,6 +110,7 @@ static void tail_start(struct store *store)
 void store_tail_want(struct store *store)
 {
     ASSERT(store_is_sound(store));
+    ASSERT(IMPLIES(store->tail.in_flight, !timer_is_armed(&store->tail.poll)));
     store->tail.wanted = true;
     if (!store->tail.in_flight) {
         timers_arm(store->timers, &store->tail.poll, 0, poll_due);

@@ -45,6 +45,30 @@ bool store_upkeep_is_owner(const struct store *store)
     return store->upkeep.duty_owner == store->config.self.id;
 }
 
+bool store_upkeep_is_sound(const struct store *store)
+{
+    const struct store_upkeep *upkeep = &store->upkeep;
+    struct trim_sample sample = {0, 0};
+    for (uint32_t i = 0; i < upkeep->sample_count; i++) {
+        const struct trim_sample *next =
+            &upkeep->samples[(upkeep->sample_first + i) % TRIM_SAMPLES];
+        if (next->at_ns < sample.at_ns || next->seq < sample.seq || next->seq > store->seq) {
+            return false;
+        }
+        sample = *next;
+    }
+    struct compact_wait wait = {0, 0, 0, 0};
+    for (uint32_t i = 0; i < upkeep->wait_count; i++) {
+        const struct compact_wait *next = &upkeep->waits[i];
+        if (next->begun_ns < wait.at_ns || next->at_ns < next->begun_ns || next->seq < wait.seq ||
+            next->revision < wait.revision || next->seq > store->seq) {
+            return false;
+        }
+        wait = *next;
+    }
+    return upkeep->slice_revs >= 1 && upkeep->slice_revs <= LIMIT_DELETE_SLICE_REVS;
+}
+
 /* Every live member has applied entry |seq|. */
 static bool members_have(const struct store_upkeep *upkeep, uint64_t self_id, uint64_t seq)
 {
@@ -105,6 +129,7 @@ void store_upkeep_compacted(struct store *store, uint64_t seq, int64_t revision)
 static void sample_seq(struct store *store)
 {
     ASSERT(store_is_sound(store));
+    ASSERT(store->upkeep.sample_count <= TRIM_SAMPLES);
     struct store_upkeep *upkeep = &store->upkeep;
     uint64_t now_ns = store_now_ns(store);
     uint32_t last = (upkeep->sample_first + upkeep->sample_count - 1) % TRIM_SAMPLES;
@@ -124,6 +149,7 @@ static void keep_members(struct store_upkeep *upkeep)
 {
     ASSERT(upkeep->sample_count <= TRIM_SAMPLES);
     uint32_t count = upkeep->upkeep.member_count;
+    ASSERT(count <= SQL_MEMBERS_MAX + 1);
     upkeep->member_count = 0;
     if (count > 0) {
         upkeep->members = mem_realloc(upkeep->members, count * sizeof(*upkeep->members));
@@ -156,6 +182,7 @@ static void upkeep_done(struct sql_upkeep *request)
     ASSERT(request->done != NULL);
     struct store_upkeep *upkeep = CONTAINER_OF(request, struct store_upkeep, upkeep);
     struct store *store = CONTAINER_OF(upkeep, struct store, upkeep);
+    ASSERT(upkeep->in_flight && !timer_is_armed(&upkeep->timer));
     upkeep->in_flight = false;
     upkeep->told = true;
     store_health_end(store, request->err == ERR_OK);
@@ -219,6 +246,7 @@ static void upkeep_due(struct timer *timer)
     ASSERT(!timer_is_armed(timer));
     struct store_upkeep *upkeep = CONTAINER_OF(timer, struct store_upkeep, timer);
     struct store *store = CONTAINER_OF(upkeep, struct store, upkeep);
+    ASSERT(!upkeep->in_flight);
     if (store_is_loaded(store) && !store->fatal && !sm_is(&store->life, LIFE_STOPPING)) {
         upkeep_begin(store);
     }
@@ -289,6 +317,7 @@ static uint64_t entries_target(const struct store *store)
         }
     }
     uint64_t at_least = seq_before(store, 2 * LIMIT_ENTRY_KEEP_MS);
+    ASSERT(at_least <= store->seq && target <= store->seq);
     target = target > at_least ? target : at_least;
     return target < store->seq ? target : store->seq - (store->seq > 0);
 }
@@ -298,6 +327,7 @@ static void purge_done(struct sql_purge *purge)
     ASSERT(purge->done != NULL);
     struct store_upkeep *upkeep = CONTAINER_OF(purge, struct store_upkeep, purge);
     struct store *store = CONTAINER_OF(upkeep, struct store, upkeep);
+    ASSERT(upkeep->purging && purge->from_rev <= purge->to_rev);
     upkeep->purging = false;
     if (purge->err != ERR_OK) {
         upkeep->trim_due = false; /* Again after the next upkeep, in smaller slices. */
@@ -324,6 +354,7 @@ static int64_t purge_from(const struct store *store)
     ASSERT(store_is_sound(store));
     int64_t slice_begin = store->deleted_below - LIMIT_DELETE_SLICE_REVS;
     slice_begin = slice_begin > 0 ? slice_begin : 0;
+    ASSERT(store->upkeep.purged_below <= store->deleted_below);
     return store->upkeep.purged_below > slice_begin ? store->upkeep.purged_below : slice_begin;
 }
 
@@ -341,6 +372,7 @@ static void purge_start(struct store *store)
     to = to < from ? from : to;
     to = to - from > upkeep->slice_revs ? from + upkeep->slice_revs : to;
     uint64_t entries = entries_target(store);
+    ASSERT(from <= to && to - from <= LIMIT_DELETE_SLICE_REVS);
     if (to == from && entries <= upkeep->trimmed) {
         upkeep->trim_due = false;
         return;
@@ -361,6 +393,7 @@ static void purge_start(struct store *store)
 static void answer_physical(struct store *store)
 {
     ASSERT(store_is_sound(store));
+    ASSERT(store->upkeep.physical.count > 0);
     struct store_request *next = NULL;
     for (struct store_request *r = store->upkeep.physical.first; r != NULL; r = next) {
         next = r->next;

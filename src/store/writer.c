@@ -13,6 +13,7 @@
 void store_list_add(struct request_list *list, struct store_request *request)
 {
     ASSERT(request->list == NULL);
+    ASSERT((list->count == 0) == (list->first == NULL));
     request->list = list;
     request->next = NULL;
     request->prev = list->last;
@@ -97,6 +98,7 @@ void store_answer_all(struct request_list *list, enum err err)
 void store_answer_now(struct store_request *request)
 {
     ASSERT((int)request->kind <= STORE_LEASE_EXPIRE);
+    ASSERT(request->store != NULL);
     request->revision = cache_snapshot_info(store_snapshot(request->store))->revision;
     store_answer(request, ERR_OK);
 }
@@ -104,6 +106,7 @@ void store_answer_now(struct store_request *request)
 static void deliver(struct loop_post *post)
 {
     struct store_request *request = CONTAINER_OF(post, struct store_request, post);
+    ASSERT(request->state == REQUEST_ANSWERED && request->list == NULL);
     request->done(request); /* Last: the request may be gone after it. */
 }
 

@@ -94,6 +94,7 @@ void node_start(struct node *node, enum store_transaction_mode mode)
     reclaim_init(&node->reclaim);
     node->log = fake_log_new(&world->db, on_deliver, node);
     fake_log_set_faults(node->log, &world->faults);
+    fake_log_base(node->log)->exclusive = node->exclusive;
     struct store_config config = {.log = fake_log_base(node->log),
                                   .timers = &node->timers,
                                   .rng = &node->rng,

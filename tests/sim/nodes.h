@@ -33,6 +33,7 @@ struct node {
     enum err fatal;   /* ... and this is what it said. */
     enum err refusal; /* Why it could not start, with |may_end|. */
     bool may_wait;    /* node_start returns before it is ready. */
+    bool exclusive;   /* To start with: nobody else can write. */
 };
 
 struct world {

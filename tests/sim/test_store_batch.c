@@ -455,6 +455,30 @@ static void a_log_that_cannot_be_read_any_more_ends_the_store(void **state)
     }
 }
 
+static void an_append_that_finds_another_log_ends_the_store(void **state)
+{
+    (void)state;
+    for (uint32_t exclusive = 0; exclusive < 2; exclusive++) {
+        struct world *world = world_new(0, STORE_AUTO);
+        struct node *node = &world->nodes[0];
+        node->may_end = true;
+        node->exclusive = exclusive == 1;
+        node_start(node, STORE_AUTO);
+        struct ask ask = put_of("k", "v");
+        if (exclusive == 1) {
+            world->db.fence.epoch++; /* The append inserts nothing. */
+        } else {
+            world->db.append_err = ERR_HISTORY_LOST;
+        }
+        assert_int_equal(ask_run(node, &ask), exclusive == 1 ? ERR_TIMEOUT : ERR_CORRUPT);
+        assert_int_equal(node->fatal, ERR_HISTORY_LOST);
+        assert_int_equal(log_count(world, "v"), 0);
+        struct ask next = put_of("k", "w");
+        assert_int_equal(ask_run(node, &next), ERR_CORRUPT);
+        world_free(world);
+    }
+}
+
 /* The database went back to |seq|: what came behind it is forgotten. */
 static void db_roll_back(struct fake_db *db, uint64_t seq)
 {
@@ -522,6 +546,7 @@ int main(void)
         cmocka_unit_test(many_leases_end_together_and_never_early),
         cmocka_unit_test(one_revision_of_many_rows_is_purged_in_pieces),
         cmocka_unit_test(a_log_that_cannot_be_read_any_more_ends_the_store),
+        cmocka_unit_test(an_append_that_finds_another_log_ends_the_store),
         cmocka_unit_test(a_reload_of_another_history_is_noticed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
