@@ -83,8 +83,8 @@ void store_leases_reset(struct store *store)
 void store_leases_read(struct store *store, const struct sql_lease *leases, uint32_t count)
 {
     ASSERT(store_is_sound(store));
-    uint64_t now_ns = store_now_ns(store);
     ASSERT(count == 0 || leases != NULL);
+    uint64_t now_ns = store_now_ns(store);
     lease_table_reading_begin(store->leases.table, now_ns);
     for (uint32_t i = 0; i < count; i++) {
         lease_table_reading(store->leases.table, leases[i].id, leases[i].grant_seq,
