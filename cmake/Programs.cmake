@@ -126,4 +126,7 @@ function(gate_tests)
       endforeach()
     endif()
   endforeach()
+  add_test(NAME failures_canary
+    COMMAND ${Python3_EXECUTABLE} ${PROJECT_SOURCE_DIR}/scripts/failures canary)
+  set_tests_properties(failures_canary PROPERTIES LABELS gate TIMEOUT ${TEST_HANG_S})
 endfunction()
