@@ -15,6 +15,8 @@ enum { ANSWER_GRACE_MS = 3000 };
 
 /* Hosts that fail in turn say so a few times in a while, not each time. */
 enum { QUIET_LINES = 4 };
+/* Warnings beside one statement: these many are told. */
+enum { WARNINGS_TOLD = 4 };
 #define QUIET_NS (10 * NS_PER_S)
 
 #define UP_ANY (SM_TO(PG_OFF) | SM_TO(PG_DOWN))
@@ -232,8 +234,10 @@ static void notice_receiver(void *arg, const PGresult *result)
     struct pg_conn *conn = arg;
     const char *severity = PQresultErrorField(result, PG_DIAG_SEVERITY_NONLOCALIZED);
     if (severity != NULL && strcmp(severity, "WARNING") == 0) {
-        conn->warnings++;
         const char *text = PQresultErrorField(result, PG_DIAG_MESSAGE_PRIMARY);
+        if (conn->warnings++ >= WARNINGS_TOLD) {
+            return;
+        }
         LOG(LOG_WARN, "postgres warning", LSTR("role", role_names[conn->role]),
             LSTR("text", text == NULL ? "" : text));
     }
@@ -651,13 +655,16 @@ static void conn_take_result(struct pg_conn *conn, PGresult *result)
         PQclear(conn->rows);
         conn->rows = result;
         return;
-    case PGRES_EMPTY_QUERY:
     case PGRES_COPY_OUT:
     case PGRES_COPY_IN:
+    case PGRES_COPY_BOTH:
+        PQclear(result);
+        pg_conn_drop(conn, "it wants to copy"); /* Which libpq would repeat without an end. */
+        return;
+    case PGRES_EMPTY_QUERY:
     case PGRES_BAD_RESPONSE:
     case PGRES_NONFATAL_ERROR:
     case PGRES_FATAL_ERROR:
-    case PGRES_COPY_BOTH:
     case PGRES_PIPELINE_SYNC:
     case PGRES_PIPELINE_ABORTED:
         break;
@@ -678,6 +685,10 @@ static bool conn_error_is_stale(const char *sqlstate)
 static void conn_complete(struct pg_conn *conn)
 {
     bool is_ok = conn->message[0] == '\0';
+    if (is_ok && conn->rows == NULL) {
+        pg_conn_drop(conn, "no answer to a statement");
+        return;
+    }
     if (conn->preparing && is_ok) {
         conn->prepared[conn->stmt] = true;
         PQclear(conn->rows);
@@ -736,7 +747,7 @@ static void conn_read(struct pg_conn *conn)
         if (result != NULL) {
             conn_take_result(conn, result);
             if (conn->pg != pg) {
-                return; /* The row's taker has closed it. */
+                return; /* Taking it has closed the connection. */
             }
             continue;
         }

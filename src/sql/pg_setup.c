@@ -318,7 +318,7 @@ static void setup_schema_locked(struct pg_conn *conn)
 static void setup_on_versions(struct pg_conn *conn, const struct pg_reply *reply)
 {
     const PGresult *rows = reply->rows;
-    if (!reply->ok || rows == NULL || PQntuples(rows) != 1) {
+    if (!reply->ok || rows == NULL || PQntuples(rows) != 1 || PQnfields(rows) != 3) {
         bool is_denied = strcmp(reply->sqlstate, "42501") == 0;
         if (is_denied) {
             setup_refuse(conn, ERR_CONFIG, reply->message);

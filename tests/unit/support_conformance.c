@@ -551,6 +551,10 @@ static void the_duty_has_one_owner_and_is_handed_over(struct conf_world *world)
         }
     }
     ASSERT(seen == 2);
+    rival.leave = true; /* Not its owner: the duty stays where it is. */
+    ASSERT(conf_upkeep(world, world->c->log, &rival) == ERR_OK);
+    ASSERT(rival.duty_owner == 11 && rival.duty_term == term + 1);
+    rival.leave = false;
     upkeep.leave = true;
     ASSERT(conf_upkeep(world, world->c->log, &upkeep) == ERR_OK);
     ASSERT(upkeep.duty_owner == 0);
@@ -658,14 +662,23 @@ static void a_purge_deletes_what_the_compaction_made_dead(struct conf_world *wor
     }
 }
 
-/* An entry of one row, or of none but a compaction to |compact|. */
-static void conf_put(struct conf_world *world, const char *key, bool is_delete, int64_t compact)
+/* An entry of one row, or of two in one revision, or of none but a compaction to |compact|. */
+static void conf_put(struct conf_world *world, const char *key, bool is_delete, bool is_twice,
+                     int64_t compact)
 {
     struct conf_batch batch;
     conf_batch_init(world, &batch);
     if (key != NULL) {
         conf_batch_put(world, &batch, key, 5, is_delete);
-    } else {
+    }
+    if (is_twice) {
+        conf_batch_put(world, &batch, key, 5, is_delete);
+        batch.rows[1].revision = batch.rows[0].revision;
+        batch.rows[1].sub = 1;
+        batch.rows[1].sum = sql_row_sum(&batch.rows[1]);
+        batch.entry.last_rev--;
+    }
+    if (compact > 0) {
         conf_batch_effect(&batch, (struct sql_effect){.kind = SQL_COMPACT, .id = compact});
     }
     conf_batch_seal(world, &batch);
@@ -695,9 +708,9 @@ static void a_purge_keeps_to_its_revisions(struct conf_world *world)
                 {"r", true},  {"s", false}, {"s", false}, {"s", false}};
     int64_t base = world->head.revision;
     for (uint32_t i = 0; i < ARRAY_COUNT(puts); i++) {
-        conf_put(world, puts[i].key, puts[i].is_delete, 0);
+        conf_put(world, puts[i].key, puts[i].is_delete, i == 6, 0);
     }
-    conf_put(world, NULL, false, base + 7);
+    conf_put(world, NULL, false, false, base + 7);
     struct sql_purge purge = {.fence = world->head.fence, .compact_rev = base + 7};
     const struct {
         int64_t from;
@@ -707,7 +720,7 @@ static void a_purge_keeps_to_its_revisions(struct conf_world *world)
         int64_t mark;
     } steps[] = {
         {7, 7, 0, 0, 0}, /* Entries alone: no row, no mark. */
-        {6, 7, 0, 1, 7}, /* The first s; not what lies before. */
+        {6, 7, 0, 1, 7}, /* The first s; not what lies before, nor anything of 7 itself. */
         {1, 6, 4, 4, 7}, /* Two of q, two of r; the mark does not go back. */
         {1, 6, 4, 0, 7}, {1, 7, 0, 0, 7},
     };
