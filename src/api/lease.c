@@ -2,6 +2,7 @@
 #include "api/ask.h"
 #include "api/handlers.h"
 #include "core/mem.h"
+#include "lease/lease.h"
 #include "proto/rpc.pb-c.h"
 
 /* header, then numbers as fields 2, 3, 4 ... */
@@ -127,34 +128,29 @@ void api_lease_time_to_live(struct rpc_call *call, struct slice message)
 
 /* ---- Leases -------------------------------------------------------------------------------- */
 
-static void leases_reply(struct api_thread *thread, struct rpc_call *call)
+static void leases_on_done(struct api_ask *ask)
 {
-    const struct cache_snapshot *snapshot = api_snapshot(thread);
+    struct api_thread *thread = ask->thread;
     struct api_out *out = &thread->out;
-    struct api_header header = api_header(thread, cache_snapshot_info(snapshot)->revision);
+    struct api_header header = api_header(thread, ask->request.revision);
+    struct lease_left *items = ask->request.answer.leases.items;
+    uint32_t count = ask->request.answer.leases.count;
+    lease_left_sort(items, count);
     api_out_begin(out);
     api_encode_header(out, &header);
-    struct cache_lease lease;
-    for (int64_t from = INT64_MIN; cache_lease_next(snapshot, from, &lease); from = lease.id + 1) {
+    for (uint32_t i = 0; i < count; i++) {
         uint8_t *at = api_out_reserve(out, 2 + API_NUMBER_SIZE_MAX);
         uint8_t *length = at + 1;
         at = api_put_len(at, 2, 0);
-        at = api_put_number(at, 1, (uint64_t)lease.id);
+        at = api_put_number(at, 1, (uint64_t)items[i].id);
         *length = (uint8_t)(at - length - 1);
         api_out_commit(out, at);
-        if (lease.id == INT64_MAX) {
-            break;
-        }
     }
-    api_reply(thread, call);
+    api_reply(thread, ask->call);
 }
 
-static void leases_on_index(struct api_ask *ask)
-{
-    leases_reply(ask->thread, ask->call);
-}
-
-/* etcd answers from its own memory; a read index makes a grant on one replica show on all. */
+/* In order of expiry, as in etcd, which answers from its own memory; here a read index makes a
+ * grant on one replica show on all. */
 void api_lease_leases(struct rpc_call *call, struct slice message)
 {
     struct api_thread *thread = api_thread_of(call);
@@ -162,12 +158,8 @@ void api_lease_leases(struct rpc_call *call, struct slice message)
         NULL) {
         return;
     }
-    if (store_reads_are_local(thread->api->config.store) || api_is_away(thread)) {
-        leases_reply(thread, call);
-        return;
-    }
-    struct api_ask *ask = api_ask_new(thread, call, STORE_READ_INDEX, sizeof(*ask));
+    struct api_ask *ask = api_ask_new(thread, call, STORE_LEASE_LIST, sizeof(*ask));
     if (ask != NULL) {
-        api_ask_read(ask, false, leases_on_index);
+        api_ask_post(ask, message.size, leases_on_done);
     }
 }

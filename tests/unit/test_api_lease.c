@@ -5,6 +5,7 @@
  */
 #include "support_api_fake.h"
 
+#include "lease/lease.h"
 #include "proto/health.pb-c.h"
 #include "proto/inspect.pb-c.h"
 
@@ -95,26 +96,30 @@ static void time_to_live_lists_keys_of_a_known_lease(void **state)
     call_end(call);
 }
 
-static void leases_lists_all(void **state)
+static void leases_are_listed_in_order_of_expiry(void **state)
 {
     (void)state;
-    const int64_t ids[] = {INT64_MIN, -5, 1, 300, INT64_MAX};
-    struct cache_edit *edit = cache_edit_begin(world.cache);
-    for (size_t i = 0; i < ARRAY_COUNT(ids); i++) {
-        cache_edit_grant(edit, ids[i], 60, i + 1);
+    struct lease_left left[] = {{INT64_MIN, 7}, {-5, 3}, {1, UINT64_MAX}, {300, 5}, {INT64_MAX, 3}};
+    static const int64_t ids[] = {-5, INT64_MAX, 300, INT64_MIN, 1};
+    static_assert(ARRAY_COUNT(left) == ARRAY_COUNT(ids), "each once");
+    for (uint32_t count = 0; count <= ARRAY_COUNT(ids); count += ARRAY_COUNT(ids)) {
+        Etcdserverpb__LeaseLeasesRequest request = ETCDSERVERPB__LEASE_LEASES_REQUEST__INIT;
+        struct rpc_call *call = call_new("/etcdserverpb.Lease/LeaseLeases");
+        call_send(call, &request);
+        assert_int_equal(world.posted[0]->kind, STORE_LEASE_LIST);
+        world.posted[0]->revision = 4;
+        world.posted[0]->answer.leases.items = left;
+        world.posted[0]->answer.leases.count = count;
+        posted_done(world.posted[0]);
+        const Etcdserverpb__LeaseLeasesResponse *leases =
+            message_of(call, 0, &etcdserverpb__lease_leases_response__descriptor, &arena);
+        assert_int_equal(leases->header->revision, 4);
+        assert_int_equal(leases->n_leases, count);
+        for (uint32_t i = 0; i < count; i++) {
+            assert_int_equal(leases->leases[i]->id, ids[i]);
+        }
+        call_end(call);
     }
-    world_publish(edit);
-    world.reads_are_local = true;
-    Etcdserverpb__LeaseLeasesRequest request = ETCDSERVERPB__LEASE_LEASES_REQUEST__INIT;
-    struct rpc_call *call = call_new("/etcdserverpb.Lease/LeaseLeases");
-    call_send(call, &request);
-    const Etcdserverpb__LeaseLeasesResponse *leases =
-        message_of(call, 0, &etcdserverpb__lease_leases_response__descriptor, &arena);
-    assert_int_equal(leases->n_leases, ARRAY_COUNT(ids));
-    for (size_t i = 0; i < ARRAY_COUNT(ids); i++) {
-        assert_int_equal(leases->leases[i]->id, ids[i]);
-    }
-    call_end(call);
 }
 
 /* ---- keep-alives --------------------------------------------------------------------------- */
@@ -339,7 +344,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(grant_and_revoke_ask_the_store),
         CASE(time_to_live_lists_keys_of_a_known_lease),
-        CASE(leases_lists_all),
+        CASE(leases_are_listed_in_order_of_expiry),
         CASE(keep_alives_are_answered_in_order),
         CASE(a_failed_renewal_ends_the_stream_and_late_answers_are_dropped),
         CASE(health_is_known_for_the_empty_name_only),
