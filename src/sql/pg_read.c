@@ -47,7 +47,8 @@ enum err pg_head_take(const PGresult *rows, int row, struct sql_head *head)
         }
     }
     head->deleted_below = pg_get_i64(rows, row, a + 3);
-    head->schema_version = (uint32_t)pg_get_i64(rows, row, a + 4);
+    int64_t version = pg_get_i64(rows, row, a + 4);
+    head->schema_version = version < 0 || version > UINT32_MAX ? UINT32_MAX : (uint32_t)version;
     head->fence.epoch = (uint64_t)pg_get_i64(rows, row, a + 5);
     pg_get_text(rows, row, PG_COL_T, head->fence.identity, sizeof(head->fence.identity));
     pg_get_text(rows, row, PG_COL_U, head->live_identity, sizeof(head->live_identity));
@@ -72,7 +73,10 @@ enum err pg_entry_take(struct pg_log *log, const PGresult *rows, int row, struct
         .auth_rev = pg_get_i64(rows, row, a + 8),
     };
     enum err err = ERR_CHAIN_BROKEN;
-    if (pg_get_fixed(rows, row, w, entry->writer.incarnation, SQL_WRITER_SIZE) &&
+    int64_t row_count = pg_get_i64(rows, row, a + 5);
+    bool is_sane =
+        row_count >= 0 && row_count <= UINT32_MAX; /* Else cut to what the chain covers. */
+    if (is_sane && pg_get_fixed(rows, row, w, entry->writer.incarnation, SQL_WRITER_SIZE) &&
         pg_get_fixed(rows, row, w + 1, entry->rows_hash.bytes, sizeof(entry->rows_hash.bytes)) &&
         pg_get_fixed(rows, row, w + 2, entry->chain.bytes, sizeof(entry->chain.bytes))) {
         err = sql_effects_decode(pg_get_bytes(rows, row, w + 3), arena, &entry->effects,

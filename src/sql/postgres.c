@@ -346,6 +346,16 @@ static uint32_t list_count(const char *list)
     return count;
 }
 
+/* One port, or one address, for all hosts, or one for each: as libpq wants it. */
+static bool url_lists_match(const struct pg_log *log, const PQconninfoOption *options)
+{
+    uint32_t names = list_count(options_find(options, "host"));
+    uint32_t addresses = list_count(options_find(options, "hostaddr"));
+    uint32_t ports = list_count(options_find(options, "port"));
+    return (ports <= 1 || ports == log->host_count) &&
+           (names == 0 || addresses == 0 || names == addresses);
+}
+
 static void url_take_hosts(struct pg_log *log, const PQconninfoOption *options)
 {
     /* What libpq would take from its environment, taken here: it must not look up names. */
@@ -407,7 +417,14 @@ static enum err url_take(struct pg_log *log, const char *url, char *why, size_t 
     }
     url_take_options(log, options);
     url_take_hosts(log, options);
+    bool do_match = url_lists_match(log, options);
     PQconninfoFree(options);
+    if (!do_match) {
+        (void)snprintf(why, why_size,
+                       "datastore %.200s: its hosts, addresses and ports differ in number",
+                       log->shown_url);
+        return ERR_CONFIG;
+    }
     return ERR_OK;
 }
 

@@ -123,6 +123,24 @@ static enum err check_file_system(struct sqlite_log *log, const char *directory)
     return ERR_OK;
 }
 
+/* SQLite takes the log beside an empty file for a leftover, and removes it: acknowledged writes. */
+static enum err check_left_over(struct sqlite_log *log)
+{
+    struct stat file;
+    struct stat wal;
+    char *name = mem_printf("%s-wal", log->path);
+    bool is_empty = stat(log->path, &file) != 0 || file.st_size == 0;
+    bool has_wal = stat(name, &wal) == 0 && wal.st_size > 0;
+    mem_free(name);
+    if (is_empty && has_wal) {
+        return open_fail(
+            log, ERR_HISTORY_LOST,
+            "the file is missing or empty, but its -wal is there: bring the file back, "
+            "or remove the -wal to begin anew");
+    }
+    return ERR_OK;
+}
+
 /* Make the last level of the directory if it is missing, and the file for its owner alone. */
 static enum err prepare_place(struct sqlite_log *log)
 {
@@ -152,6 +170,7 @@ static enum err prepare_place(struct sqlite_log *log)
     }
     mem_free(directory);
     TRY(err);
+    TRY(check_left_over(log));
     int file = open(log->path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
     if (file < 0) {
         return open_fail_errno(log, "cannot open the file for writing");

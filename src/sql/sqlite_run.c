@@ -122,6 +122,16 @@ static bool column_fixed(sqlite3_stmt *stmt, int column, void *bytes, size_t siz
     return true;
 }
 
+/* True when columns [first, last] hold integers: any other type would be read as some number. */
+static bool columns_are_int(sqlite3_stmt *stmt, int first, int last)
+{
+    bool are_int = true;
+    for (int column = first; column <= last; column++) {
+        are_int = are_int && sqlite3_column_type(stmt, column) == SQLITE_INTEGER;
+    }
+    return are_int;
+}
+
 static void column_text(sqlite3_stmt *stmt, int column, char *text, size_t text_size)
 {
     struct slice found = column_slice(stmt, column);
@@ -193,7 +203,8 @@ static bool head_take(sqlite3_stmt *stmt, struct sql_head *head)
         }
     }
     head->deleted_below = sqlite3_column_int64(stmt, 4);
-    head->schema_version = (uint32_t)sqlite3_column_int64(stmt, 5);
+    int64_t version = sqlite3_column_int64(stmt, 5);
+    head->schema_version = version < 0 || version > UINT32_MAX ? UINT32_MAX : (uint32_t)version;
     head->fence.epoch = (uint64_t)sqlite3_column_int64(stmt, 7);
     column_text(stmt, 8, head->fence.identity, sizeof(head->fence.identity));
     return column_fixed(stmt, 6, head->fence.era, sizeof(head->fence.era));
@@ -234,7 +245,11 @@ enum err sqlite_entry_take(struct sqlite_log *log, sqlite3_stmt *stmt, struct ar
         .auth_rev = sqlite3_column_int64(stmt, 9),
     };
     enum err err = ERR_CHAIN_BROKEN;
-    if (column_fixed(stmt, 1, entry->writer.incarnation, sizeof(entry->writer.incarnation)) &&
+    int64_t row_count = sqlite3_column_int64(stmt, 6);
+    bool is_sane = columns_are_int(stmt, 0, 0) && columns_are_int(stmt, 2, 9) && row_count >= 0 &&
+                   row_count <= UINT32_MAX; /* Else cut to the number that the chain covers. */
+    if (is_sane &&
+        column_fixed(stmt, 1, entry->writer.incarnation, sizeof(entry->writer.incarnation)) &&
         column_fixed(stmt, 10, entry->rows_hash.bytes, sizeof(entry->rows_hash.bytes)) &&
         column_fixed(stmt, 11, entry->chain.bytes, sizeof(entry->chain.bytes))) {
         err = sql_effects_decode(column_slice(stmt, 12), arena, &entry->effects,
@@ -246,8 +261,23 @@ enum err sqlite_entry_take(struct sqlite_log *log, sqlite3_stmt *stmt, struct ar
     return err;
 }
 
+/* Only what drover writes: whatever else would be cut to it is a changed row. */
+static bool row_is_sane(sqlite3_stmt *stmt)
+{
+    int64_t sub = sqlite3_column_int64(stmt, 1);
+    int64_t is_delete = sqlite3_column_int64(stmt, 2);
+    int64_t prev_sub = sqlite3_column_int64(stmt, 9);
+    return columns_are_int(stmt, 0, 2) && columns_are_int(stmt, 5, 10) && sub >= INT32_MIN &&
+           sub <= INT32_MAX && prev_sub >= INT32_MIN && prev_sub <= INT32_MAX && is_delete >= 0 &&
+           is_delete <= 1;
+}
+
 enum err sqlite_row_take(sqlite3_stmt *stmt, struct arena *arena, struct sql_row *row)
 {
+    if (!row_is_sane(stmt)) {
+        LOG(LOG_ERROR, "sqlite row broken", LINT("revision", sqlite3_column_int64(stmt, 0)));
+        return ERR_CHAIN_BROKEN;
+    }
     *row = (struct sql_row){
         .revision = sqlite3_column_int64(stmt, 0),
         .sub = (int32_t)sqlite3_column_int64(stmt, 1),

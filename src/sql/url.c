@@ -111,8 +111,10 @@ static void redact_add(struct redact *to, const char *text, size_t size)
 {
     size_t room = to->size - 1 - to->used;
     size_t part = size < room ? size : room;
-    memcpy(to->out + to->used, text, part);
-    to->used += part;
+    for (size_t i = 0; i < part; i++) { /* In one line, whatever was escaped. */
+        bool is_control = (unsigned char)text[i] < 0x20 || text[i] == 0x7f;
+        to->out[to->used++] = is_control ? '?' : text[i];
+    }
     to->out[to->used] = '\0';
 }
 

@@ -265,6 +265,10 @@ static void a_changed_row_arrives_as_it_is(void **state)
     assert_int_equal(sql_row_sum(&tail.entries[0].rows[1]), tail.entries[0].rows[1].sum);
     assert_int_equal(tail.entries[1].row_count, 1); /* As found, so that the chain breaks. */
     assert_int_equal(tail.entries[2].row_count, 3);
+    postgres_world_sql(&pg, "UPDATE entry SET row_count = row_count + 4294967296 WHERE seq = 2");
+    assert_int_equal(conf_tail(&pg.world, pg.fixture.log, &tail), ERR_CHAIN_BROKEN);
+    postgres_world_sql(&pg, "UPDATE entry SET row_count = row_count - 4294967296 WHERE seq = 2");
+    assert_int_equal(conf_tail(&pg.world, pg.fixture.log, &tail), ERR_OK);
     postgres_world_sql(&pg, "UPDATE entry SET meta = '\\xff' WHERE seq = 2");
     assert_int_equal(conf_tail(&pg.world, pg.fixture.log, &tail), ERR_CHAIN_BROKEN);
     arena_fini(&arena);

@@ -278,6 +278,91 @@ static void a_changed_row_arrives_as_it_is(void **state)
     fixture_fini(&fixture);
 }
 
+/* A value that would be read as the one that was written is a changed one all the same. */
+static void a_value_of_another_type_or_size_is_broken(void **state)
+{
+    (void)state;
+    static const char *const changes[][2] = {
+        {"UPDATE kv SET version = version + 0.5", "UPDATE kv SET version = 1"},
+        {"UPDATE kv SET lease = CAST(lease AS TEXT) || 'x'",
+         "UPDATE kv SET lease = CAST(substr(lease, 1, length(lease) - 1) AS INTEGER)"},
+        {"UPDATE kv SET sub = sub + 4294967296", "UPDATE kv SET sub = sub - 4294967296"},
+        {"UPDATE kv SET prev_sub = prev_sub - 4294967296",
+         "UPDATE kv SET prev_sub = prev_sub + 4294967296"},
+        {"UPDATE kv SET is_delete = 4294967296", "UPDATE kv SET is_delete = 0"},
+        {"UPDATE entry SET row_count = row_count + 4294967296",
+         "UPDATE entry SET row_count = row_count - 4294967296"},
+        {"UPDATE entry SET auth_rev = auth_rev || 'y'", "UPDATE entry SET auth_rev = 0"},
+    };
+    struct sqlite_fixture fixture;
+    fixture_init(&fixture);
+    log_fixture_open(&fixture.f, fixture.url);
+    struct sql_conformance conformance = log_fixture_conformance(&fixture.f, 4);
+    struct conf_world world;
+    enum err err;
+    log_world_open(&world, &conformance);
+    assert_int_equal(log_world_put(&world, 2, 10, &err), SQL_COMMITTED);
+    struct arena arena;
+    arena_init(&arena, 1 << 24);
+    for (uint32_t i = 0; i < ARRAY_COUNT(changes) * 2; i++) {
+        log_fixture_close(&fixture.f);
+        fixture_sql(&fixture, changes[i / 2][i % 2]);
+        log_fixture_open(&fixture.f, fixture.url);
+        conformance.log = fixture.f.log;
+        struct sql_tail tail = {.entries_max = 100, .bytes_max = 1 << 20, .arena = &arena};
+        err = conf_tail(&world, fixture.f.log, &tail);
+        assert_int_equal(err, i % 2 == 0 ? ERR_CHAIN_BROKEN : ERR_OK);
+    }
+    conf_check_load(&world, fixture.f.log);
+    arena_fini(&arena);
+    conf_world_fini(&world);
+    log_fixture_close(&fixture.f);
+    fixture_fini(&fixture);
+}
+
+/* A process that ends without closing leaves its writes in the log beside the file. */
+static void writes_left_in_the_wal_are_not_thrown_away(void **state)
+{
+    (void)state;
+    struct sqlite_fixture fixture;
+    fixture_init(&fixture);
+    char path[128];
+    char aside[128];
+    (void)snprintf(path, sizeof(path), "%s/data/x.db", fixture.folder);
+    (void)snprintf(aside, sizeof(aside), "%s/aside.db", fixture.folder);
+    pid_t child = fork();
+    assert_true(child >= 0);
+    if (child == 0) {
+        enum err err;
+        struct conf_world world;
+        log_fixture_open(&fixture.f, fixture.url);
+        struct sql_conformance conformance = log_fixture_conformance(&fixture.f, 4);
+        log_world_open(&world, &conformance);
+        _exit(log_world_put(&world, 2, 10, &err) == SQL_COMMITTED ? 0 : 1);
+    }
+    int status;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+    assert_int_equal(rename(path, aside), 0);
+    for (uint32_t i = 0; i < 2; i++) { /* Without the file; and again, nothing was made. */
+        log_fixture_open(&fixture.f, fixture.url);
+        assert_int_equal(fixture.f.opened, ERR_HISTORY_LOST);
+        assert_non_null(strstr(fixture.f.why, "-wal is there"));
+        log_fixture_close(&fixture.f);
+        assert_int_equal(access(path, F_OK), -1);
+    }
+    assert_int_equal(rename(aside, path), 0);
+    log_fixture_open(&fixture.f, fixture.url);
+    assert_int_equal(fixture.f.opened, ERR_OK);
+    struct sql_conformance conformance = log_fixture_conformance(&fixture.f, 4);
+    struct conf_world world;
+    log_world_open(&world, &conformance);
+    assert_int_equal(world.head.seq, 1);
+    conf_world_fini(&world);
+    log_fixture_close(&fixture.f);
+    fixture_fini(&fixture);
+}
+
 static void urls_that_name_no_database_are_refused(void **state)
 {
     (void)state;
@@ -293,6 +378,11 @@ static void urls_that_name_no_database_are_refused(void **state)
         "mysql://x/y",
         "/tmp/x.db",
         "postgres:/x",
+        "postgres://a,b,c:1,2/x?port=1,2",
+        "postgres://a,b/x?hostaddr=127.0.0.1",
+        "postgres://a/%zz",
+        "postgres://a/x?no_such_option=1",
+        "postgres://a%0Ab,c/x?port=1,2,3",
     };
     struct loop loop;
     loop_init(&loop, &clock_monotonic);
@@ -303,6 +393,7 @@ static void urls_that_name_no_database_are_refused(void **state)
         assert_int_equal(sql_log_new(&config, &log, why, sizeof(why)), ERR_CONFIG);
         assert_null(log);
         assert_true(strlen(why) > 0);
+        assert_null(strchr(why, '\n'));
     }
     loop_fini(&loop);
 }
@@ -316,6 +407,8 @@ int main(void)
         cmocka_unit_test(a_place_that_cannot_be_used_is_said_in_one_line),
         cmocka_unit_test(a_second_process_on_the_file_is_told_that_it_is_locked),
         cmocka_unit_test(a_changed_row_arrives_as_it_is),
+        cmocka_unit_test(a_value_of_another_type_or_size_is_broken),
+        cmocka_unit_test(writes_left_in_the_wal_are_not_thrown_away),
         cmocka_unit_test(urls_that_name_no_database_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
