@@ -32,6 +32,9 @@ static bool member_from(const struct sql_member *member, struct arena *arena,
     to->id = member->id;
     to->name = (char *)(uintptr_t)member->name; /* protobuf-c has no const. */
     to->clienturls = split_urls(member->client_urls, arena, &to->n_clienturls);
+    /* Replicas have no peer ports, but tools take a member's first peer URL for granted. */
+    to->peerurls = to->clienturls;
+    to->n_peerurls = to->n_clienturls;
     return to->clienturls != NULL;
 }
 

@@ -141,7 +141,7 @@ static bool answer_queue(struct rpc_call *call, const struct rpc_part *parts, si
         buf_fini(&words);
         return false;
     }
-    if (call->is_gzip && size > 0) {
+    if (call->is_gzip && size > 0 && size <= LIMIT_GZIP_ANSWER) {
         /* Compressed because the client compresses, as in grpc-go. */
         struct buf packed = {0};
         rpc_gzip_deflate(parts, part_count, &packed);

@@ -34,8 +34,11 @@ bool rpc_budget_is_over(const struct rpc_conn *conn)
 bool rpc_budget_denies_stream(const struct rpc_conn *conn)
 {
     const struct rpc_io *io = conn->io;
-    return conn->out_size > io->config->conn_out_max || conn->call_count >= LIMIT_CONN_CALLS ||
-           io->call_count >= io->call_max || rpc_budget_is_over(conn);
+    /* Those that are gone count as long as the store has them. */
+    size_t calls = conn->held->refs - 1;
+    bool is_full = io->call_count >= io->call_max && calls >= budget_part(io, io->call_max);
+    return conn->out_size > io->config->conn_out_max || calls >= LIMIT_CONN_CALLS || is_full ||
+           rpc_budget_is_over(conn);
 }
 
 /* ---- connections that hoard ------------------------------------------------------------------ */

@@ -238,6 +238,16 @@ static void conn_tell_room(struct rpc_conn *conn)
     }
 }
 
+/* At the end of a turn. */
+static void conn_unhold(struct rpc_conn *conn)
+{
+    conn->turn_read = 0;
+    if (conn->is_held && rpc_conn_is(conn, CONN_HTTP2) && !rpc_http2_is_clogged(conn)) {
+        conn->is_held = false;
+        conn->stream->ops->pause(conn->stream, false);
+    }
+}
+
 static void conn_flush(struct rpc_conn *conn)
 {
     if (rpc_conn_is(conn, CONN_HTTP1)) {
@@ -293,6 +303,7 @@ void rpc_io_flush(struct rpc_io *io)
         conn->is_dirty = false;
         conn_flush(conn); /* Freed no earlier than in a later callback of uv. */
         conn_tell_room(conn);
+        conn_unhold(conn);
         conn = next;
     }
     io_wake_calls(io);
@@ -362,10 +373,22 @@ static void conn_read_new(struct rpc_conn *conn, struct slice bytes)
     }
 }
 
+/* Others first; and a client that does not read what its own frames cause is not heard. */
+static void conn_hold(struct rpc_conn *conn)
+{
+    bool is_due = conn->turn_read >= LIMIT_CONN_TURN_READ || rpc_http2_is_clogged(conn);
+    if (is_due && !conn->is_held && rpc_conn_is(conn, CONN_HTTP2)) {
+        conn->is_held = true;
+        conn->stream->ops->pause(conn->stream, true);
+        rpc_conn_touch(conn);
+    }
+}
+
 static void conn_on_read(struct rpc_stream *stream, struct slice bytes)
 {
     struct rpc_conn *conn = stream->owner;
     conn->read_ns = rpc_io_now_ns(conn->io);
+    conn->turn_read += bytes.size;
     if (rpc_conn_is(conn, CONN_HTTP2)) {
         conn_read_http2(conn, bytes);
     } else if (rpc_conn_is(conn, CONN_HTTP1)) {
@@ -373,6 +396,7 @@ static void conn_on_read(struct rpc_stream *stream, struct slice bytes)
     } else if (rpc_conn_is(conn, CONN_NEW)) {
         conn_read_new(conn, bytes);
     }
+    conn_hold(conn);
 }
 
 static void conn_on_end(struct rpc_stream *stream)

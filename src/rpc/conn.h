@@ -106,6 +106,8 @@ struct rpc_conn {
     struct rpc_conn *dirty_next;
     bool is_dirty;
     bool must_end;     /* Linger as soon as no callback of the session is on the stack. */
+    bool is_settled;   /* The client's SETTINGS have come. */
+    bool is_held;      /* Nothing is read until the end of the turn, or until it is written. */
     bool ping_waits;   /* A keep-alive ping of ours is not answered. */
     bool ping_forgive; /* Headers or data were sent since the client's last ping. */
     uint8_t ping_strikes;
@@ -130,6 +132,9 @@ struct rpc_conn {
     struct rpc_call *promoted; /* One of them goes with the urgent ones, ... */
     bool promoted_sent;        /* ... until it has sent a frame. */
     size_t urgent_run;         /* Bytes sent since bulk data waits. */
+    size_t turn_read;          /* Bytes read in this turn. */
+    uint32_t settings;         /* SETTINGS frames of the second that began ... */
+    uint64_t settings_ns;      /* ... then. */
     uint64_t read_ns;          /* When something was last read. */
     uint64_t last_ping_ns;     /* Of the client. 0 = never. */
     uint64_t our_ping_ns;
@@ -181,6 +186,8 @@ void rpc_http2_free(struct rpc_conn *conn);
 MUST_CHECK bool rpc_http2_read(struct rpc_conn *conn, struct slice bytes);
 /* Fills io->out until it is full or nothing is left. False as above. */
 MUST_CHECK bool rpc_http2_gather(struct rpc_conn *conn);
+/* Answers to the client's frames wait for a socket that takes none: it may send no more. */
+bool rpc_http2_is_clogged(const struct rpc_conn *conn);
 /* Nothing to read and nothing to write any more. */
 /* The client asks for more than it takes: GOAWAY with ENHANCE_YOUR_CALM, then the end. */
 void rpc_http2_calm(struct rpc_conn *conn);

@@ -20,7 +20,8 @@ struct rpc_http1 {
     struct http1_parse parse;
     struct rpc_http *asked; /* The request whose answer is awaited. */
     struct shared *answer;  /* To be written. */
-    struct buf behind;      /* Read behind it. */
+    struct buf behind;      /* Read behind it, ... */
+    size_t behind_used;     /* ... and how much of it has been looked at. */
     size_t held;            /* Bytes of all this, within io->held_size. */
     bool continue_sent;
     bool is_ending; /* No more requests; linger when the answer is out. */
@@ -167,13 +168,13 @@ static void http1_advance(struct rpc_conn *conn, struct slice bytes)
     struct rpc_http1 *http1 = conn->http1;
     http1_feed(&http1->parse, &bytes);
     bool expects = http1->parse.expects_continue && !http1->continue_sent && bytes.size == 0;
-    if (bytes.size > 0) {
-        struct buf behind = {0};
-        buf_add_slice(&behind, bytes); /* They may be inside http1->behind. */
+    if (bytes.size == 0) {
         buf_fini(&http1->behind);
-        http1->behind = behind;
+        http1->behind_used = 0;
+    } else if (http1->behind.size > 0) {
+        http1->behind_used = http1->behind.size - bytes.size; /* They are its end. */
     } else {
-        buf_fini(&http1->behind);
+        buf_add_slice(&http1->behind, bytes);
     }
     if (http1->parse.state == HTTP1_REFUSED) {
         http1_refuse(conn);
@@ -222,6 +223,7 @@ static bool http1_write(struct rpc_conn *conn)
 static void http1_gather(struct rpc_conn *conn)
 {
     struct rpc_http1 *http1 = conn->http1;
+    uint32_t answered = 0;
     while (http1_write(conn)) {
         if (http1->asked != NULL) {
             return;
@@ -233,7 +235,12 @@ static void http1_gather(struct rpc_conn *conn)
         if (http1->behind.size == 0) {
             break;
         }
-        http1_advance(conn, buf_slice(&http1->behind));
+        if (answered++ == LIMIT_HTTP_PIPELINED) {
+            rpc_conn_touch(conn); /* Others first. */
+            return;
+        }
+        http1_advance(conn, slice_of(http1->behind.data + http1->behind_used,
+                                     http1->behind.size - http1->behind_used));
         if (http1->answer == NULL) {
             break;
         }

@@ -142,9 +142,32 @@ static void http2_on_ping(struct rpc_conn *conn, const nghttp2_ping *ping)
     }
 }
 
+/* The first ends the handshake. Each costs a walk over all streams, and an answer. */
+static void http2_on_settings(struct rpc_conn *conn)
+{
+    uint64_t now_ns = rpc_io_now_ns(conn->io);
+    if (!conn->is_settled) {
+        conn->is_settled = true;
+        if (conn->drain == CONN_SERVING) {
+            rpc_conn_arm(conn, conn->io->config->keepalive_interval_ns);
+        }
+    }
+    if (now_ns - conn->settings_ns >= NS_PER_S) {
+        conn->settings_ns = now_ns;
+        conn->settings = 0;
+    }
+    if (++conn->settings > LIMIT_SETTINGS_PER_S && !conn->must_end) {
+        http2_end_calmly(conn, SLICE_LIT("too_many_settings"));
+    }
+}
+
 static int http2_on_frame(nghttp2_session *session, const nghttp2_frame *frame, void *arg)
 {
     struct rpc_conn *conn = arg;
+    if (frame->hd.type == NGHTTP2_SETTINGS && (frame->hd.flags & NGHTTP2_FLAG_ACK) == 0) {
+        http2_on_settings(conn);
+        return 0;
+    }
     if (frame->hd.type == NGHTTP2_PING) {
         http2_on_ping(conn, &frame->ping);
         return 0;
@@ -507,7 +530,7 @@ void rpc_http2_start(struct rpc_conn *conn)
                                    ARRAY_COUNT(settings)) == 0);
     ASSERT(nghttp2_session_set_local_window_size(conn->session, NGHTTP2_FLAG_NONE, 0,
                                                  LIMIT_CONN_WINDOW) == 0);
-    rpc_conn_arm(conn, config->keepalive_interval_ns);
+    /* The timer of the handshake runs on until SETTINGS come. */
     if (conn->io->draining) {
         rpc_http2_drain(conn);
     }
@@ -525,6 +548,12 @@ void rpc_http2_calm(struct rpc_conn *conn)
         http2_end_calmly(conn, SLICE_LIT("unread_answers"));
         rpc_conn_touch(conn);
     }
+}
+
+bool rpc_http2_is_clogged(const struct rpc_conn *conn)
+{
+    return conn->rest != NULL && conn->session != NULL &&
+           nghttp2_session_get_outbound_queue_size(conn->session) >= LIMIT_CONN_FRAMES;
 }
 
 bool rpc_http2_is_over(const struct rpc_conn *conn)
@@ -556,6 +585,10 @@ void rpc_http2_on_timer(struct rpc_conn *conn)
     }
     if (conn->drain == CONN_DRAINING) {
         http2_fail_silent(conn);
+        return;
+    }
+    if (!conn->is_settled) {
+        rpc_conn_close(conn);
         return;
     }
     uint64_t now_ns = rpc_io_now_ns(conn->io);

@@ -26,6 +26,7 @@ struct rpc_listen {
     enum rpc_stream_kind kind;
     uint16_t port;
     char *path;        /* Of a unix socket. */
+    char *url;         /* As given. */
     struct loop *loop; /* When started. */
     rpc_listen_fn *accepted;
     void *arg;
@@ -53,7 +54,8 @@ static void listen_remove_stale(const struct sockaddr_un *address)
     if (lstat(address->sun_path, &found) != 0 || !S_ISSOCK(found.st_mode)) {
         return;
     }
-    int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    /* Not blocking: a listener whose backlog is full lets callers wait. */
+    int probe = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (probe < 0) {
         return;
     }
@@ -77,7 +79,9 @@ static int listen_bind_unix(struct rpc_listen *listen, const char *path)
         return -1;
     }
     if (bind(fd, (const struct sockaddr *)&address, sizeof(address)) != 0) {
+        int cause = errno;
         (void)close(fd);
+        errno = cause;
         return -1;
     }
     listen->kind = RPC_STREAM_UNIX;
@@ -227,6 +231,7 @@ static int listen_bind(struct rpc_listen *listen, const char *url, char *why, si
 struct rpc_listen *rpc_listen_new(const char *url, char *why, size_t why_size)
 {
     struct rpc_listen *self = mem_alloc(sizeof(*self));
+    self->url = mem_strdup(url);
     self->fd = listen_bind(self, url, why, why_size);
     /* Listening, too, is exclusive: two processes may bind one port while neither listens. */
     if (self->fd >= 0 && listen(self->fd, LISTEN_BACKLOG) != 0) {
@@ -239,6 +244,24 @@ struct rpc_listen *rpc_listen_new(const char *url, char *why, size_t why_size)
         return NULL;
     }
     return self;
+}
+
+/* Bytes of |url| but for slashes at its end. */
+static size_t listen_url_size(const char *url)
+{
+    size_t size = strlen(url);
+    while (size > 0 && url[size - 1] == '/') {
+        size--;
+    }
+    return size;
+}
+
+bool rpc_listen_is(const struct rpc_listen *listen, const char *url)
+{
+    size_t size = listen_url_size(url);
+    bool picks_port = size >= 2 && memcmp(url + size - 2, ":0", 2) == 0;
+    return !picks_port && size == listen_url_size(listen->url) &&
+           memcmp(url, listen->url, size) == 0;
 }
 
 uint16_t rpc_listen_port(const struct rpc_listen *listen)
@@ -335,5 +358,6 @@ void rpc_listen_free(struct rpc_listen *listen)
     }
     listen_close_fd(listen);
     mem_free(listen->path);
+    mem_free(listen->url);
     mem_free(listen);
 }

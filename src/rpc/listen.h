@@ -13,6 +13,8 @@ typedef void rpc_listen_fn(void *arg, int fd, enum rpc_stream_kind kind);
 
 /* Bind |url|, as rpc_server_listen says it. NULL and one line in |why| on failure. Any thread. */
 struct rpc_listen *rpc_listen_new(const char *url, char *why, size_t why_size);
+/* True when it was made of the same address, which is not port 0 of TCP. */
+bool rpc_listen_is(const struct rpc_listen *listen, const char *url);
 /* 0 for unix sockets. */
 uint16_t rpc_listen_port(const struct rpc_listen *listen);
 /* Begin to accept. Loop thread. */

@@ -306,6 +306,11 @@ enum err rpc_server_listen(struct rpc_server *server, const char *url, char *why
         (void)snprintf(why, why_size, "more than %d addresses to listen on", LIMIT_LISTENERS);
         return ERR_CONFIG;
     }
+    for (uint32_t i = 0; i < server->listen_count; i++) {
+        if (rpc_listen_is(server->listens[i], url)) {
+            return ERR_OK; /* Given twice. */
+        }
+    }
     struct rpc_listen *listen = rpc_listen_new(url, why, why_size);
     if (listen == NULL) {
         return ERR_CONFIG;

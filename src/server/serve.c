@@ -22,6 +22,7 @@
 #include "core/sm.h"
 #include "server/commands.h"
 #include "server/config.h"
+#include "server/files.h"
 #include "server/http.h"
 #include "server/version.h"
 
@@ -191,6 +192,8 @@ static bool listen_all(struct serve *serve)
     }
     for (; ok && url != NULL; url = strtok_r(NULL, ",", &rest)) {
         char why[512];
+        url += strspn(url, " ");
+        url[strcspn(url, " ")] = '\0';
         if (rpc_server_listen(serve->server, url, why, sizeof(why)) != ERR_OK) {
             ok = fail(why);
         }
@@ -337,7 +340,12 @@ static bool make_store(struct serve *serve)
         return fail("--name or --advertise-client-urls is too long");
     }
     memcpy(config.self.name, name, strlen(name) + 1);
-    memcpy(config.self.client_urls, advertised, strlen(advertised) + 1);
+    char *to = config.self.client_urls; /* Zeroed; spaces around commas are no part of URLs. */
+    for (const char *at = advertised; *at != '\0'; at++) {
+        if (*at != ' ') {
+            *to++ = *at;
+        }
+    }
     memcpy(config.self.version, SERVER_ETCD_VERSION, sizeof(SERVER_ETCD_VERSION));
     serve->store = store_new(&config);
     return true;
@@ -433,6 +441,7 @@ static int run(struct serve *serve)
 {
     loop_init(&serve->loop, &clock_monotonic);
     rng_seed_from_system(&serve->rng);
+    (void)server_raise_open_files();
     make_threads(serve);
     if (!make_log(serve) || !make_store(serve)) {
         return EXIT_FAILED;

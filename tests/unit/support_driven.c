@@ -11,6 +11,9 @@ static struct driven_sink *sink_of(struct rpc_stream *stream)
 static ssize_t sink_try_write(struct rpc_stream *stream, const uv_buf_t *bufs, uint32_t count)
 {
     struct driven_sink *sink = sink_of(stream);
+    if (sink->is_full) {
+        return 0;
+    }
     size_t size = 0;
     for (uint32_t i = 0; i < count; i++) {
         size += bufs[i].len;
@@ -19,6 +22,14 @@ static ssize_t sink_try_write(struct rpc_stream *stream, const uv_buf_t *bufs, u
     sink->total_size += size;
     sink->write_max = size > sink->write_max ? size : sink->write_max;
     return (ssize_t)size;
+}
+
+static void sink_write(struct rpc_stream *stream, const uv_buf_t *bufs, uint32_t count)
+{
+    (void)bufs;
+    assert_true(count > 0);
+    assert_false(sink_of(stream)->is_waiting);
+    sink_of(stream)->is_waiting = true;
 }
 
 static void sink_shutdown(struct rpc_stream *stream)
@@ -38,6 +49,7 @@ static void sink_close(struct rpc_stream *stream)
 
 static const struct rpc_stream_ops sink_ops = {
     .try_write = sink_try_write,
+    .write = sink_write,
     .shutdown = sink_shutdown,
     .pause = sink_pause,
     .close = sink_close,
@@ -68,7 +80,6 @@ void driven_start(struct driven *driven, struct rpc_config *config,
 
 void driven_feed(struct driven *driven)
 {
-    struct rpc_stream *stream = driven->conn->stream;
     for (;;) {
         const uint8_t *data;
         ssize_t size = nghttp2_session_mem_send(driven->client.session, &data);
@@ -76,7 +87,23 @@ void driven_feed(struct driven *driven)
         if (size == 0) {
             return;
         }
-        stream->events->on_read(stream, slice_of(data, (size_t)size));
+        driven_feed_raw(driven, slice_of(data, (size_t)size));
+    }
+}
+
+void driven_feed_raw(struct driven *driven, struct slice bytes)
+{
+    struct rpc_stream *stream = driven->conn->stream;
+    stream->events->on_read(stream, bytes);
+}
+
+void driven_drain(struct driven *driven)
+{
+    struct rpc_stream *stream = driven->conn->stream;
+    driven->sink.is_full = false;
+    if (driven->sink.is_waiting) {
+        driven->sink.is_waiting = false;
+        stream->events->on_written(stream, true);
     }
 }
 

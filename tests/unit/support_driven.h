@@ -13,6 +13,8 @@
 struct driven_sink {
     struct rpc_stream base;
     struct rpc_stream *real;
+    bool is_full;      /* Takes nothing: what is written waits. */
+    bool is_waiting;   /* Something was. */
     size_t turn_size;  /* Taken in this turn. */
     size_t write_max;  /* Largest write, of all. */
     size_t total_size; /* Taken, of all. */
@@ -32,6 +34,10 @@ void driven_start(struct driven *driven, struct rpc_config *config,
                   const struct client_options *options);
 /* What the client has to say reaches the server. */
 void driven_feed(struct driven *driven);
+/* These bytes do, as they are. */
+void driven_feed_raw(struct driven *driven, struct slice bytes);
+/* A sink that was full takes what waits. */
+void driven_drain(struct driven *driven);
 /* One turn of the loop. */
 void driven_turn(struct driven *driven);
 /* The client hangs up. */

@@ -257,6 +257,8 @@ static void members_are_the_live_ones(void **state)
     assert_string_equal(list->members[0]->name, "one");
     assert_int_equal(list->members[0]->n_clienturls, 2);
     assert_string_equal(list->members[0]->clienturls[1], "http://b:2379");
+    assert_int_equal(list->members[0]->n_peerurls, 2);
+    assert_string_equal(list->members[0]->peerurls[0], list->members[0]->clienturls[0]);
     assert_int_equal(list->members[1]->n_clienturls, 0);
     assert_int_equal(list->header->revision, 0);
     assert_int_equal(list->header->raft_term, 3);

@@ -131,12 +131,12 @@ static void streams_beyond_the_process_ceiling_are_refused(void **state)
     client_until(&client, extra.is_closed);
     assert_int_equal(extra.error_code, NGHTTP2_REFUSED_STREAM);
     client_call_fini(&extra);
-    client_call(&other, &extra, "/t.T/Quiet", NULL);
-    client_until(&other, extra.is_closed);
-    assert_int_equal(extra.error_code, NGHTTP2_REFUSED_STREAM);
-    client_cancel(&calls[0]);
-    client_until(&client, atomic_load(&served.seen.gone) == 1);
-    served_check(&other);
+    served_check(&other); /* Below its part. */
+    for (size_t i = 0; i < 5; i++) {
+        client_cancel(&calls[i]);
+    }
+    client_until(&client, atomic_load(&served.seen.gone) == 6);
+    served_check(&client);
     for (size_t i = 0; i < ARRAY_COUNT(calls); i++) {
         client_call_fini(&calls[i]);
     }

@@ -7,6 +7,7 @@
 
 #include <stdio.h>
 
+#include "core/limits.h"
 #include "core/mem.h"
 #include "support.h"
 #include "support_http2.h"
@@ -266,6 +267,31 @@ static void a_stream_in_gzip_is_inflated_and_deflated(void **state)
     served_close(&served, &client);
 }
 
+/* Others of the thread would wait for a large message to be packed. */
+static void large_answers_leave_as_they_are(void **state)
+{
+    (void)state;
+    struct served_server served;
+    struct client client;
+    served_open(&served, &client, NULL);
+    uint8_t *zeros = mem_alloc(LIMIT_GZIP_ANSWER + 1);
+    for (size_t more = 0; more < 2; more++) {
+        struct buf packed = {0};
+        struct client_call call;
+        pack(slice_of(zeros, LIMIT_GZIP_ANSWER + more), &packed);
+        client_call(&client, &call, "/t.T/Echo", gzip_headers);
+        client_send_compressed(&call, buf_slice(&packed));
+        client_until(&client, call.is_closed);
+        assert_int_equal(call.grpc_status, 0);
+        assert_int_equal(call.messages, 1);
+        assert_int_equal(call.compressed, 1 - more);
+        client_call_fini(&call);
+        buf_fini(&packed);
+    }
+    mem_free(zeros);
+    served_close(&served, &client);
+}
+
 static void inflated_messages_count_as_held(void **state)
 {
     (void)state;
@@ -330,6 +356,7 @@ int main(void)
         cmocka_unit_test(a_bomb_costs_no_more_than_the_ceiling),
         cmocka_unit_test(who_compresses_is_answered_compressed),
         cmocka_unit_test(a_stream_in_gzip_is_inflated_and_deflated),
+        cmocka_unit_test(large_answers_leave_as_they_are),
         cmocka_unit_test(inflated_messages_count_as_held),
         cmocka_unit_test(a_failed_call_of_a_client_in_gzip_has_no_encoding),
     };
