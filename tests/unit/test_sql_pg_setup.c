@@ -11,6 +11,8 @@
 
 #include <libpq-fe.h>
 
+#include "core/mem.h"
+
 /* Open |url| once; the answer stays in the fixture, which is closed. */
 static void open_once(struct log_fixture *fixture, const char *url)
 {
@@ -239,6 +241,77 @@ static void half_a_schema_is_refused_only_under_the_lock(void **state)
     log_fixture_close(&fixture);
 }
 
+/* A session that may only read is a standby to us: nobody is left. */
+static void a_session_that_may_only_read_is_said(void **state)
+{
+    (void)state;
+    struct postgres_database database;
+    postgres_database_make(&database);
+    char url[512];
+    (void)snprintf(url, sizeof(url), "%s?options=-c%%20default_transaction_read_only%%3Don",
+                   database.url);
+    struct log_fixture fixture;
+    uint32_t timeout_ms = 250; /* Until it has got as far as that. */
+    do {
+        struct sql_config config = {.url = url, .open_timeout_ms = timeout_ms};
+        log_fixture_start(&fixture, &config);
+        log_fixture_wait_opened(&fixture);
+        log_fixture_close(&fixture);
+        assert_int_equal(fixture.opened, ERR_NO_LEADER);
+        timeout_ms *= 2;
+    } while (strstr(fixture.why, "read-only") == NULL && timeout_ms < 60 * 1000);
+    assert_non_null(strstr(fixture.why, "read-only"));
+    assert_null(strchr(fixture.why, '\n'));
+}
+
+static char report_url[512];
+
+static void report_open(void)
+{
+    open_and_write(report_url);
+}
+
+/* What weakens a commit is set right in each session, what cannot be is said loudly; and once. */
+static void what_was_found_is_said_once(void **state)
+{
+    (void)state;
+    struct postgres_database database;
+    postgres_database_make(&database);
+    char fsync[8];
+    char full[8];
+    postgres_sql_answer(database.name, "SHOW fsync", fsync, sizeof(fsync));
+    postgres_sql_answer(database.name, "SHOW full_page_writes", full, sizeof(full));
+    static const char *const settings[] = {"synchronous_commit = off",
+                                           "default_transaction_isolation = serializable"};
+    for (uint32_t i = 0; i < ARRAY_COUNT(settings); i++) {
+        char text[160];
+        (void)snprintf(text, sizeof(text), "ALTER DATABASE %s SET %s", database.name, settings[i]);
+        postgres_sql("postgres", text);
+    }
+    (void)snprintf(report_url, sizeof(report_url), "%s", database.url);
+    char *said = support_capture_stderr(report_open);
+    char word[64];
+    assert_int_equal(support_text_count(said, "postgres open"), 1);
+    assert_int_equal(support_text_count(said, "synchronous_commit=on"), 1);
+    assert_int_equal(support_text_count(said, "isolation=\"read committed\""), 1);
+    (void)snprintf(word, sizeof(word), "fsync=%s", fsync);
+    assert_int_equal(support_text_count(said, word), 1);
+    (void)snprintf(word, sizeof(word), "full_page_writes=%s", full);
+    assert_int_equal(support_text_count(said, word), 1);
+    assert_int_equal(support_text_count(said, "fsync is off"), strcmp(fsync, "off") == 0);
+    assert_int_equal(support_text_count(said, "full_page_writes is off"), strcmp(full, "off") == 0);
+    assert_int_equal(support_text_count(said, "pg_control_system"), 0);
+    mem_free(said);
+    /* A role that may not ask for the system identifier. */
+    postgres_sql(database.name, "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC");
+    postgres_sql(database.name, "GRANT CREATE ON SCHEMA public TO PUBLIC;"
+                                " DROP TABLE cluster, entry, kv, lease, member, duty");
+    role_make(&database, report_url, sizeof(report_url));
+    said = support_capture_stderr(report_open);
+    assert_int_equal(support_text_count(said, "may not call pg_control_system"), 1);
+    mem_free(said);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -248,6 +321,8 @@ int main(void)
         cmocka_unit_test(a_role_without_rights_is_told_so),
         cmocka_unit_test(the_host_that_answers_is_found),
         cmocka_unit_test(a_warning_beside_the_first_lock_keeps_nobody_out),
+        cmocka_unit_test(a_session_that_may_only_read_is_said),
+        cmocka_unit_test(what_was_found_is_said_once),
         cmocka_unit_test(half_a_schema_is_refused_only_under_the_lock),
     };
     return cmocka_run_group_tests(tests, postgres_start, postgres_stop);
