@@ -18,10 +18,11 @@ if [ "${DROVER_BIN:-}" != "" ] && [ "$DROVER_BIN" != etcd ]; then
 fi
 work=$(mktemp -d "${TMPDIR:-/tmp}/drover-go.XXXXXX")
 memory=
-# A write that waits seven seconds for a slow disk ends with an error, as it should; and nothing here
-# can tell whether a sync has reached a disk. So a short run stays away from it.
+# A write that waits seven seconds for a slow disk ends with an error, as it should; and nothing
+# here can tell whether a sync has reached a disk. So a short run stays away from it.
 free=$(df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 { print $4 }')
-if [ -z "${DROVER_TEST_TMP:-}" ] && [ "${DROVER_LONG:-0}" != 1 ] && [ "${free:-0}" -ge 8388608 ]; then
+if [ -z "${DROVER_TEST_TMP:-}" ] && [ "${DROVER_LONG:-0}" != 1 ] &&
+    [ "${free:-0}" -ge 8388608 ]; then
     memory=$(mktemp -d /dev/shm/drover-go.XXXXXX)
     chmod 755 "$memory"
     export DROVER_TEST_TMP="$memory"
