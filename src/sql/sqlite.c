@@ -231,6 +231,9 @@ static void sqlite_free(struct sql_log *base)
 {
     struct sqlite_log *log = sqlite_of(base);
     ASSERT(log->closing);
+    for (uint32_t i = 0; i < ARRAY_COUNT(log->files); i++) {
+        mem_free(log->files[i].path);
+    }
     mem_free(log->path);
     mem_free(log->prefix);
     mem_free(log);

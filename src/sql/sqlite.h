@@ -9,6 +9,7 @@
 #define SQL_SQLITE_H
 
 #include <sqlite3.h>
+#include <sys/types.h>
 
 #include "sql/request.h"
 #include "sql/url.h"
@@ -104,6 +105,12 @@ struct sqlite_log {
     bool close_deferred;
     uint64_t error_count; /* Errors since the last commit that went well ... */
     int error_code;       /* ... and the code of the last one. */
+    struct {
+        char *path;
+        dev_t device;
+        ino_t inode;
+    } files[2]; /* The file and its -wal, as they were opened: which the paths must still name. */
+    bool has_moved; /* They do not. */
     enum err open_err;
     char why[512];
 };

@@ -379,6 +379,22 @@ static enum err prepare_all(struct sqlite_log *log)
     return ERR_OK;
 }
 
+/* Under the exclusive lock both stay for as long as they are open. */
+static enum err note_files(struct sqlite_log *log)
+{
+    for (uint32_t i = 0; i < ARRAY_COUNT(log->files); i++) {
+        struct stat facts;
+        mem_free(log->files[i].path);
+        log->files[i].path = mem_printf("%s%s", log->path, i == 0 ? "" : "-wal");
+        if (stat(log->files[i].path, &facts) != 0) {
+            return open_fail_errno(log, "cannot examine the file");
+        }
+        log->files[i].device = facts.st_dev;
+        log->files[i].inode = facts.st_ino;
+    }
+    return ERR_OK;
+}
+
 static enum err open_all(struct sqlite_log *log)
 {
     TRY(prepare_place(log));
@@ -390,6 +406,7 @@ static enum err open_all(struct sqlite_log *log)
     TRY(configure(log));
     TRY(check_or_create(log));
     TRY(forget_processes(log));
+    TRY(note_files(log));
     return prepare_all(log);
 }
 

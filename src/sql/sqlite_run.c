@@ -2,6 +2,7 @@
 #include "sql/sqlite.h"
 
 #include <stdio.h>
+#include <sys/stat.h>
 
 #include "core/buf.h"
 #include "core/log.h"
@@ -382,11 +383,30 @@ static bool append_effect(struct sqlite_log *log, const struct sql_effect *effec
     return true;
 }
 
+/* A file, or its write-ahead log, that was removed or replaced takes writes until the end of the
+ * process, and nobody would find them afterwards. Two looks at the directory a commit. */
+static enum err check_place(struct sqlite_log *log)
+{
+    bool has_moved = false;
+    for (uint32_t i = 0; i < ARRAY_COUNT(log->files); i++) {
+        struct stat facts;
+        has_moved = has_moved || stat(log->files[i].path, &facts) != 0 ||
+                    facts.st_dev != log->files[i].device || facts.st_ino != log->files[i].inode;
+    }
+    if (has_moved && !log->has_moved) {
+        LOG(LOG_ERROR, "sqlite file removed", LSTR("path", log->path),
+            LSTR("why", "it or its -wal was removed or replaced: nothing is written any more"));
+    }
+    log->has_moved = has_moved;
+    return has_moved ? ERR_DATABASE : ERR_OK;
+}
+
 /* Everything between BEGIN and COMMIT. ERR_OK with outcome LOST or MOVED: roll back. */
 static enum err append_write(struct sqlite_log *log, struct sql_append *append)
 {
     struct sql_head head;
     uint64_t cluster_id;
+    TRY(check_place(log));
     TRY(sqlite_head_read(log, &head, &cluster_id));
     append->outcome = SQL_LOST;
     if (!fence_holds(&head, &append->fence) || head.seq != append->expected_seq ||

@@ -363,6 +363,40 @@ static void writes_left_in_the_wal_are_not_thrown_away(void **state)
     fixture_fini(&fixture);
 }
 
+/* Nothing is acknowledged that the next start would not find. */
+static void a_file_that_was_removed_takes_no_writes(void **state)
+{
+    (void)state;
+    struct sqlite_fixture fixture;
+    fixture_init(&fixture);
+    log_fixture_open(&fixture.f, fixture.url);
+    struct sql_conformance conformance = log_fixture_conformance(&fixture.f, 4);
+    struct conf_world world;
+    enum err err;
+    log_world_open(&world, &conformance);
+    assert_int_equal(log_world_put(&world, 2, 10, &err), SQL_COMMITTED);
+    static const char *const names[] = {"x.db", "x.db-wal"};
+    for (uint32_t i = 0; i < ARRAY_COUNT(names); i++) {
+        char path[128];
+        char aside[128];
+        (void)snprintf(path, sizeof(path), "%s/data/%s", fixture.folder, names[i]);
+        (void)snprintf(aside, sizeof(aside), "%s/aside", fixture.folder);
+        assert_int_equal(rename(path, aside), 0);
+        assert_int_equal(log_world_put(&world, 2, 10, &err), SQL_REFUSED);
+        assert_int_equal(err, ERR_DATABASE);
+        FILE *other = fopen(path, "w"); /* Another file under its name is not it. */
+        assert_non_null(other);
+        (void)fclose(other);
+        assert_int_equal(log_world_put(&world, 2, 10, &err), SQL_REFUSED);
+        assert_int_equal(rename(aside, path), 0);
+        assert_int_equal(log_world_put(&world, 2, 10, &err), SQL_COMMITTED);
+    }
+    conf_check_load(&world, fixture.f.log);
+    conf_world_fini(&world);
+    log_fixture_close(&fixture.f);
+    fixture_fini(&fixture);
+}
+
 static void urls_that_name_no_database_are_refused(void **state)
 {
     (void)state;
@@ -409,6 +443,7 @@ int main(void)
         cmocka_unit_test(a_changed_row_arrives_as_it_is),
         cmocka_unit_test(a_value_of_another_type_or_size_is_broken),
         cmocka_unit_test(writes_left_in_the_wal_are_not_thrown_away),
+        cmocka_unit_test(a_file_that_was_removed_takes_no_writes),
         cmocka_unit_test(urls_that_name_no_database_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
