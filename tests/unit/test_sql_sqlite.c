@@ -5,6 +5,8 @@
 
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -177,6 +179,43 @@ static void a_place_that_cannot_be_used_is_said_in_one_line(void **state)
     log_fixture_open(&fixture.f, "sqlite:///proc/drover/x.db");
     assert_int_equal(fixture.f.opened, ERR_CONFIG);
     log_fixture_close(&fixture.f);
+    fixture_fini(&fixture);
+}
+
+/* In front of the C library's: what kind of file system the directory is said to be on. */
+static unsigned long statfs_magic;
+int statfs(const char *path, struct statfs *facts)
+{
+    long status = syscall(SYS_statfs, path, facts);
+    if (status == 0 && statfs_magic != 0) {
+        facts->f_type = (__fsword_t)statfs_magic;
+    }
+    return (int)status;
+}
+
+static void a_network_file_system_is_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        unsigned long magic;
+        const char *name; /* NULL: local. */
+    } cases[] = {
+        {0x6969, "NFS"},      {0xff534d42, "CIFS"}, {0xfe534d42, "SMB2"},
+        {0x00c36400, "Ceph"}, {0x65735546, NULL}, /* FUSE, but the mount's own type is a local one. */
+        {0xef53, NULL}};
+    struct sqlite_fixture fixture;
+    fixture_init(&fixture);
+    for (uint32_t i = 0; i < ARRAY_COUNT(cases); i++) {
+        statfs_magic = cases[i].magic;
+        log_fixture_open(&fixture.f, fixture.url);
+        statfs_magic = 0;
+        assert_int_equal(fixture.f.opened, cases[i].name == NULL ? ERR_OK : ERR_CONFIG);
+        if (cases[i].name != NULL) {
+            assert_non_null(strstr(fixture.f.why, "network file system"));
+            assert_non_null(strstr(fixture.f.why, cases[i].name));
+        }
+        log_fixture_close(&fixture.f);
+    }
     fixture_fini(&fixture);
 }
 
@@ -439,6 +478,7 @@ int main(void)
         cmocka_unit_test(what_was_written_is_there_after_a_restart),
         cmocka_unit_test(what_is_wrong_with_a_file_is_said_in_one_line),
         cmocka_unit_test(a_place_that_cannot_be_used_is_said_in_one_line),
+        cmocka_unit_test(a_network_file_system_is_refused),
         cmocka_unit_test(a_second_process_on_the_file_is_told_that_it_is_locked),
         cmocka_unit_test(a_changed_row_arrives_as_it_is),
         cmocka_unit_test(a_value_of_another_type_or_size_is_broken),
