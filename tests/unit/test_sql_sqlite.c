@@ -199,10 +199,9 @@ static void a_network_file_system_is_refused(void **state)
     static const struct {
         unsigned long magic;
         const char *name; /* NULL: local. */
-    } cases[] = {
-        {0x6969, "NFS"},      {0xff534d42, "CIFS"}, {0xfe534d42, "SMB2"},
-        {0x00c36400, "Ceph"}, {0x65735546, NULL}, /* FUSE, but the mount's own type is a local one. */
-        {0xef53, NULL}};
+    } cases[] = {{0x6969, "NFS"},      {0xff534d42, "CIFS"}, {0xfe534d42, "SMB2"},
+                 {0x00c36400, "Ceph"}, {0x65735546, NULL}, /* FUSE, on a mount of a local type. */
+                 {0xef53, NULL}};
     struct sqlite_fixture fixture;
     fixture_init(&fixture);
     for (uint32_t i = 0; i < ARRAY_COUNT(cases); i++) {
