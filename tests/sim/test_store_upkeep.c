@@ -315,6 +315,37 @@ static void who_waits_is_told_that_the_database_is_another(void **state)
     world_free(world);
 }
 
+/* The process was stopped, not the database: timers run first, and the answer lies in the socket. */
+static void a_pause_of_the_process_is_no_outage(void **state)
+{
+    (void)state;
+    struct world *world = world_new(1, STORE_AUTO);
+    struct node *node = &world->nodes[0];
+    fake_log_set_faults(node->log, &(struct fake_faults){.travel_ns = 10 * NS_PER_MS});
+    struct ask read = {.request = {.kind = STORE_READ_INDEX}};
+    ask_start(node, &read);
+    store_turn(node->store);
+    fake_log_hold(node->log, true);
+    uint64_t until_ns = world->sched.now_ns + 3 * NS_PER_S;
+    while (sched_next_ns(&world->sched) <= until_ns) {
+        sched_run_one(&world->sched);
+    }
+    world->sched.now_ns = until_ns;
+    timers_run(&node->timers);
+    fake_log_hold(node->log, false);
+    store_turn(node->store);
+    assert_false(store_facts(node->store)->away);
+    world_run_until(world, &read.is_done);
+    assert_int_equal(read.request.err, ERR_OK);
+    /* A database that does not answer afterwards, either, is away. */
+    fake_log_set_reachable(node->log, false);
+    uint64_t began_ns = world->sched.now_ns;
+    read = (struct ask){.request = {.kind = STORE_READ_INDEX}};
+    assert_int_equal(ask_run(node, &read), ERR_NO_LEADER);
+    assert_in_range(world->sched.now_ns - began_ns, NS_PER_S, 2 * NS_PER_S);
+    world_free(world);
+}
+
 static void what_was_refused_by_another_database_is_told_at_once(void **state)
 {
     static const enum fake_script refuse[] = {FAKE_REFUSE};
@@ -477,6 +508,7 @@ int main(void)
         cmocka_unit_test(the_newest_entry_is_checked_at_start_when_all_others_are_old),
         cmocka_unit_test(leases_that_end_together_take_few_entries),
         cmocka_unit_test(leases_are_listed_as_they_end_on_all_replicas_and_without_a_database),
+        cmocka_unit_test(a_pause_of_the_process_is_no_outage),
         cmocka_unit_test(while_fenced_only_probes_are_sent_and_they_back_off),
         cmocka_unit_test(who_waits_is_told_that_the_database_is_another),
         cmocka_unit_test(what_was_refused_by_another_database_is_told_at_once),
