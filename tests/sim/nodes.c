@@ -25,6 +25,7 @@ static void on_ready(void *arg, enum err err, const char *why)
         fail_msg("not ready: %s", why);
     }
     node->refusal = err;
+    (void)snprintf(node->why, sizeof(node->why), "%s", why);
     node->is_ready = true;
 }
 
@@ -32,6 +33,7 @@ static void on_fatal(void *arg, enum err err, const char *why)
 {
     struct node *node = arg;
     node->fatal = err;
+    (void)snprintf(node->why, sizeof(node->why), "%s", why);
     if (!node->may_end) {
         fail_msg("fatal: %s", why);
     }

@@ -32,6 +32,7 @@ struct node {
     bool may_end;     /* on_fatal is expected, ... */
     enum err fatal;   /* ... and this is what it said. */
     enum err refusal; /* Why it could not start, with |may_end|. */
+    char why[160];    /* The line that came with either. */
     bool may_wait;    /* node_start returns before it is ready. */
     bool exclusive;   /* To start with: nobody else can write. */
 };
