@@ -1,6 +1,7 @@
 /* MemberList: the replicas whose heartbeat is fresh. Its header has no revision, as in etcd. */
 #include "api/ask.h"
 #include "api/handlers.h"
+#include "core/wire.h"
 #include "proto/rpc.pb-c.h"
 
 /* The comma-separated |urls| as an array in |arena|; NULL at its ceiling. */
@@ -25,13 +26,19 @@ static char **split_urls(const char *urls, struct arena *arena, size_t *count)
     return list;
 }
 
+static const char *text_or_none(const char *text)
+{
+    return wire_utf8_is_valid(slice_str(text)) ? text : "";
+}
+
 static bool member_from(const struct sql_member *member, struct arena *arena,
                         Etcdserverpb__Member *to)
 {
     etcdserverpb__member__init(to);
     to->id = member->id;
-    to->name = (char *)(uintptr_t)member->name; /* protobuf-c has no const. */
-    to->clienturls = split_urls(member->client_urls, arena, &to->n_clienturls);
+    /* A row that somebody else wrote: what is no text would spoil the whole answer. */
+    to->name = (char *)(uintptr_t)text_or_none(member->name); /* protobuf-c has no const. */
+    to->clienturls = split_urls(text_or_none(member->client_urls), arena, &to->n_clienturls);
     /* Replicas have no peer ports, but tools take a member's first peer URL for granted. */
     to->peerurls = to->clienturls;
     to->n_peerurls = to->n_clienturls;

@@ -14,11 +14,14 @@
 #include "core/limits.h"
 #include "core/log.h"
 #include "core/mem.h"
+#include "rpc/rpc.h"
 
 enum {
     LISTEN_BACKLOG = 4096,
     LISTEN_ACCEPTS_PER_TURN = 64,
     LISTEN_RETRY_MS = 100, /* After running out of descriptors. */
+    LISTEN_HOST_SIZE = 256,
+    LISTEN_PORT_SIZE = 8,
 };
 
 struct rpc_listen {
@@ -124,8 +127,8 @@ static uint16_t listen_bound_port(int fd)
     return ntohs(inet.sin_port);
 }
 
-/* HOST:PORT or [HOST]:PORT into |host| (without brackets) and |port|; both at most 255 bytes. */
-static bool listen_split(const char *text, char host[256], char port[8])
+/* HOST:PORT or [HOST]:PORT into |host| (without brackets) and |port|. */
+static bool listen_split(const char *text, char host[LISTEN_HOST_SIZE], char port[LISTEN_PORT_SIZE])
 {
     size_t size = strlen(text);
     while (size > 0 && text[size - 1] == '/') {
@@ -142,8 +145,8 @@ static bool listen_split(const char *text, char host[256], char port[8])
     host_size -= is_bracketed ? 2 : 0;
     bool has_colon = memchr(from, ':', host_size) != NULL;
     bool has_bracket = memchr(from, '[', host_size) != NULL || memchr(from, ']', host_size) != NULL;
-    if (host_size >= 256 || port_size == 0 || port_size > 5 || has_colon != is_bracketed ||
-        has_bracket) {
+    if (host_size >= LISTEN_HOST_SIZE || port_size == 0 || port_size > 5 ||
+        has_colon != is_bracketed || has_bracket) {
         return false;
     }
     memcpy(host, from, host_size);
@@ -168,12 +171,10 @@ static int listen_bind_family(const struct addrinfo *found, int family, bool is_
 /* As Go does: no host is both families at once, of a name IPv4 goes first. */
 static int listen_bind_tcp(struct rpc_listen *listen, const char *text, char *why, size_t why_size)
 {
-    char host[256];
-    char port[8];
-    if (!listen_split(text, host, port)) {
-        (void)snprintf(why, why_size, "\"%s\" is not HOST:PORT", text);
-        return -1;
-    }
+    char host[LISTEN_HOST_SIZE];
+    char port[LISTEN_PORT_SIZE];
+    bool is_good = listen_split(text, host, port);
+    ASSERT(is_good); /* rpc_url_check has looked at it. */
     const struct addrinfo hints = {
         .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
     struct addrinfo *found = NULL;
@@ -205,21 +206,51 @@ static const char *listen_behind(const char *url, const char *prefix)
     return strncmp(url, prefix, size) == 0 ? url + size : NULL;
 }
 
-static int listen_bind(struct rpc_listen *listen, const char *url, char *why, size_t why_size)
+/* The path of a unix socket's |url|, or NULL. */
+static const char *listen_unix_path(const char *url)
 {
-    const char *tcp = listen_behind(url, "http://");
-    if (tcp != NULL) {
-        return listen_bind_tcp(listen, tcp, why, why_size);
-    }
     const char *path = listen_behind(url, "unix://");
-    path = path != NULL ? path : listen_behind(url, "unix:");
-    if (path == NULL) {
+    return path != NULL ? path : listen_behind(url, "unix:");
+}
+
+enum err rpc_url_check(const char *url, char *why, size_t why_size)
+{
+    char host[LISTEN_HOST_SIZE];
+    char port[LISTEN_PORT_SIZE];
+    struct sockaddr_un address;
+    const char *tcp = listen_behind(url, "http://");
+    const char *path = listen_unix_path(url);
+    if (tcp != NULL) {
+        if (!listen_split(tcp, host, port)) {
+            (void)snprintf(why, why_size, "\"%s\" is not HOST:PORT", tcp);
+            return ERR_CONFIG;
+        }
+    } else if (path != NULL) {
+        if (!listen_fill_address(path, &address)) {
+            (void)snprintf(why, why_size, "\"%s\": the path has 1 to %zu bytes", url,
+                           sizeof(address.sun_path) - 1);
+            return ERR_CONFIG;
+        }
+    } else {
         bool is_tls = listen_behind(url, "https://") != NULL;
         (void)snprintf(why, why_size, "\"%s\": %s", url,
                        is_tls ? "TLS is not supported yet"
                               : "want http://HOST:PORT or unix://PATH");
+        return ERR_CONFIG;
+    }
+    return ERR_OK;
+}
+
+static int listen_bind(struct rpc_listen *listen, const char *url, char *why, size_t why_size)
+{
+    if (rpc_url_check(url, why, why_size) != ERR_OK) {
         return -1;
     }
+    const char *tcp = listen_behind(url, "http://");
+    if (tcp != NULL) {
+        return listen_bind_tcp(listen, tcp, why, why_size);
+    }
+    const char *path = listen_unix_path(url);
     int fd = listen_bind_unix(listen, path);
     if (fd < 0) {
         (void)snprintf(why, why_size, "cannot listen on unix socket \"%s\": %s", path,
@@ -325,12 +356,15 @@ void rpc_listen_start(struct rpc_listen *listen, struct loop *loop, rpc_listen_f
 
 static void listen_close_fd(struct rpc_listen *listen)
 {
+    /* The name goes first, and once: as soon as nobody listens, it is the next process's. */
+    if (listen->path != NULL) {
+        (void)unlink(listen->path);
+        mem_free(listen->path);
+        listen->path = NULL;
+    }
     if (listen->fd >= 0) {
         (void)close(listen->fd);
         listen->fd = -1;
-    }
-    if (listen->path != NULL) {
-        (void)unlink(listen->path);
     }
 }
 
@@ -357,7 +391,6 @@ void rpc_listen_free(struct rpc_listen *listen)
         return;
     }
     listen_close_fd(listen);
-    mem_free(listen->path);
     mem_free(listen->url);
     mem_free(listen);
 }

@@ -201,8 +201,11 @@ struct rpc_config {
  * ignores SIGPIPE from then on. */
 struct rpc_server *rpc_server_new(const struct rpc_config *config);
 struct loop *rpc_server_loop(struct rpc_server *server, uint32_t thread);
-/* |address| is "http://HOST:PORT", "unix://PATH" or "unix:PATH". Binds at once, listens with
- * rpc_server_start. On failure returns ERR_CONFIG and one clear line in |why|. */
+/* |url| is "http://HOST:PORT", "unix://PATH" or "unix:PATH"; else ERR_CONFIG and one clear line in
+ * |why|. Resolves and opens nothing. */
+MUST_CHECK enum err rpc_url_check(const char *url, char *why, size_t why_size);
+/* Binds and listens at once, accepts with rpc_server_start. |url| as above. On failure returns
+ * ERR_CONFIG and one clear line in |why|. */
 MUST_CHECK enum err rpc_server_listen(struct rpc_server *server, const char *url, char *why,
                                       size_t why_size);
 /* The port actually bound by the n-th TCP listen call (port 0 picks one); 0 if none. */

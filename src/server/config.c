@@ -9,6 +9,8 @@
 #include "core/limits.h"
 #include "core/log.h"
 #include "core/mem.h"
+#include "core/wire.h"
+#include "rpc/rpc.h"
 #include "server/config_file.h"
 #include "sql/sql.h"
 
@@ -241,6 +243,14 @@ static enum err file_setting(const char *name, const char *text, void *arg)
         snprintf(visit->why, visit->why_size, "configuration file: unknown setting \"%s\"", name);
         return ERR_CONFIG;
     }
+    /* etcd's files give durations as numbers of nanoseconds. */
+    char in_ns[32];
+    size_t size = strlen(text);
+    if (settings[id].kind == SETTING_DURATION && size > 0 && size < sizeof(in_ns) - 2 &&
+        strspn(text, "0123456789") == size) {
+        snprintf(in_ns, sizeof(in_ns), "%sns", text);
+        text = in_ns;
+    }
     return set_value(visit->config, id, text, SOURCE_FILE, visit->why, visit->why_size);
 }
 
@@ -336,23 +346,81 @@ static enum err check_choices(const struct config *config, char *why, size_t why
 }
 
 /* What clients are told must be something that they can dial. */
-static enum err check_advertised(const struct config *config, char *why, size_t why_size)
+static enum err check_advertised_url(const char *url, char *why, size_t why_size)
 {
     static const char *const schemes[] = {"http://", "https://", "unix://", "unixs://"};
-    const char *url = config->values[SETTING_ID_advertise_client_urls].text;
-    while (*url != '\0') {
-        bool known = false;
-        for (size_t i = 0; i < ARRAY_COUNT(schemes); i++) {
-            known = known || strncmp(url, schemes[i], strlen(schemes[i])) == 0;
+    for (size_t i = 0; i < ARRAY_COUNT(schemes); i++) {
+        if (strncmp(url, schemes[i], strlen(schemes[i])) == 0) {
+            return ERR_OK;
         }
-        if (!known) {
-            snprintf(why, why_size, "--advertise-client-urls: \"%s\" is not a URL", url);
-            return ERR_CONFIG;
+    }
+    snprintf(why, why_size, "\"%s\" is not a URL", url);
+    return ERR_CONFIG;
+}
+
+/* Each of the comma-separated URLs of |id|; spaces around commas are no part of them. */
+static enum err check_urls(const struct config *config, enum setting_id id,
+                           enum err (*check)(const char *url, char *why, size_t why_size),
+                           char *why, size_t why_size)
+{
+    char *urls = mem_strdup(config->values[id].text);
+    char *rest = NULL;
+    enum err err = ERR_OK;
+    char *url = strtok_r(urls, ",", &rest);
+    for (; err == ERR_OK && url != NULL; url = strtok_r(NULL, ",", &rest)) {
+        char reason[512];
+        url += strspn(url, " ");
+        url[strcspn(url, " ")] = '\0';
+        err = check(url, reason, sizeof(reason));
+        if (err != ERR_OK) {
+            snprintf(why, why_size, "--%s: %s", settings[id].name, reason);
         }
-        url += strcspn(url, ",");
-        url += *url == ',';
+    }
+    mem_free(urls);
+    return err;
+}
+
+/* What other replicas and their clients get to read. */
+static enum err check_shown(const struct config *config, enum setting_id id, size_t size_max,
+                            char *why, size_t why_size)
+{
+    const char *text = config->values[id].text;
+    if (strlen(text) >= size_max) {
+        snprintf(why, why_size, "--%s has more than %zu bytes", settings[id].name, size_max - 1);
+        return ERR_CONFIG;
+    }
+    if (!wire_utf8_is_valid(slice_str(text))) {
+        snprintf(why, why_size, "--%s is not UTF-8", settings[id].name);
+        return ERR_CONFIG;
     }
     return ERR_OK;
+}
+
+static enum err check_places(const struct config *config, char *why, size_t why_size)
+{
+    static const struct {
+        enum setting_id id;
+        size_t size_max;
+    } shown[] = {
+        {SETTING_ID_name, SQL_MEMBER_NAME_SIZE},
+        {SETTING_ID_advertise_client_urls, SQL_MEMBER_URLS_SIZE},
+        {SETTING_ID_listen_client_urls, SQL_MEMBER_URLS_SIZE}, /* Advertised if nothing else is. */
+    };
+    for (size_t i = 0; i < ARRAY_COUNT(shown); i++) {
+        TRY(check_shown(config, shown[i].id, shown[i].size_max, why, why_size));
+    }
+    const char *listens = config->values[SETTING_ID_listen_client_urls].text;
+    if (listens[strspn(listens, " ,")] == '\0') {
+        snprintf(why, why_size, "--listen-client-urls is empty");
+        return ERR_CONFIG;
+    }
+    if (config->values[SETTING_ID_data_dir].text[0] == '\0') {
+        snprintf(why, why_size, "--data-dir is empty");
+        return ERR_CONFIG;
+    }
+    TRY(check_urls(config, SETTING_ID_listen_client_urls, rpc_url_check, why, why_size));
+    return check_urls(config, SETTING_ID_advertise_client_urls, check_advertised_url, why,
+                      why_size);
 }
 
 static enum err check_values(const struct config *config, char *why, size_t why_size)
@@ -382,12 +450,8 @@ static enum err check_values(const struct config *config, char *why, size_t why_
             return ERR_CONFIG;
         }
     }
-    if (config->values[SETTING_ID_data_dir].text[0] == '\0') {
-        snprintf(why, why_size, "--data-dir is empty");
-        return ERR_CONFIG;
-    }
     TRY(check_choices(config, why, why_size));
-    return check_advertised(config, why, why_size);
+    return check_places(config, why, why_size);
 }
 
 enum err config_load(struct config *config, int argc, const char *const *argv,

@@ -70,7 +70,7 @@ struct serve {
     uint32_t thread_count;
     uint32_t threads_running;
     struct loop_hook turn;
-    uv_signal_t signals[2];
+    uv_signal_t signals[3];
     uint64_t signalled_ns; /* When the first came; 0: none yet. */
     int status;
 };
@@ -187,9 +187,6 @@ static bool listen_all(struct serve *serve)
     char *rest = NULL;
     bool ok = true;
     char *url = strtok_r(urls, ",", &rest);
-    if (url == NULL) {
-        ok = fail("--listen-client-urls is empty");
-    }
     for (; ok && url != NULL; url = strtok_r(NULL, ",", &rest)) {
         char why[512];
         url += strspn(url, " ");
@@ -303,7 +300,7 @@ static bool make_log(struct serve *serve)
     return err == ERR_OK || fail(why);
 }
 
-static bool make_store(struct serve *serve)
+static void make_store(struct serve *serve)
 {
     static_assert(STORE_OPTIMISTIC == 0 && STORE_LOCKING == 1 && STORE_AUTO == 2,
                   "modes are in the order of their words");
@@ -335,10 +332,8 @@ static bool make_store(struct serve *serve)
             LSTR("urls", advertised));
     }
     const char *name = setting_text(serve, SETTING_ID_name);
-    if (strlen(advertised) >= sizeof(config.self.client_urls) ||
-        strlen(name) >= sizeof(config.self.name)) {
-        return fail("--name or --advertise-client-urls is too long");
-    }
+    ASSERT(strlen(advertised) < sizeof(config.self.client_urls));
+    ASSERT(strlen(name) < sizeof(config.self.name));
     memcpy(config.self.name, name, strlen(name) + 1);
     char *to = config.self.client_urls; /* Zeroed; spaces around commas are no part of URLs. */
     for (const char *at = advertised; *at != '\0'; at++) {
@@ -348,7 +343,6 @@ static bool make_store(struct serve *serve)
     }
     memcpy(config.self.version, SERVER_ETCD_VERSION, sizeof(SERVER_ETCD_VERSION));
     serve->store = store_new(&config);
-    return true;
 }
 
 static void make_api(struct serve *serve)
@@ -426,7 +420,7 @@ static void make_threads(struct serve *serve)
 
 static void make_signals(struct serve *serve)
 {
-    static const int numbers[] = {SIGTERM, SIGINT};
+    static const int numbers[] = {SIGTERM, SIGINT, SIGHUP};
     (void)signal(SIGPIPE, SIG_IGN);
     for (size_t i = 0; i < ARRAY_COUNT(numbers); i++) {
         int failed = uv_signal_init(&serve->loop.uv, &serve->signals[i]);
@@ -443,9 +437,10 @@ static int run(struct serve *serve)
     rng_seed_from_system(&serve->rng);
     (void)server_raise_open_files();
     make_threads(serve);
-    if (!make_log(serve) || !make_store(serve)) {
-        return EXIT_FAILED;
+    if (!make_log(serve)) {
+        return EXIT_USAGE; /* Nothing was opened yet: its URL is no good. */
     }
+    make_store(serve);
     make_api(serve);
     make_server(serve);
     config_log(&serve->config);

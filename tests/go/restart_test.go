@@ -397,7 +397,18 @@ func TestAStopWhenIdle(t *testing.T) {
 	})
 }
 
-// TestTheEndOfStdoutIsNoEnd: a terminal that goes away (SIGHUP, SIGPIPE) does not harm.
+// TestAHangUpStopsAsTermDoes: SIGHUP, which a terminal sends when it goes away.
+func TestAHangUpStopsAsTermDoes(t *testing.T) {
+	needDrover(t)
+	r, err := harness.StartDrover(harness.DroverOptions{})
+	check(t, err == nil, "%v", err)
+	defer r.Kill()
+	r.Process().Signal(syscall.SIGHUP)
+	status, err := r.Process().WaitExit(harness.Patience)
+	check(t, err == nil && status == 0, "status %d, %v:\n%s", status, err, r.LogTail(10))
+}
+
+// TestTheEndOfStdoutIsNoEnd: who reads what drover prints may end.
 func TestTheEndOfStdoutIsNoEnd(t *testing.T) {
 	needDrover(t)
 	r, err := harness.StartDrover(harness.DroverOptions{})

@@ -241,6 +241,26 @@ static void set_members(void)
                    "http://a:2379,http://b:2379");
 }
 
+/* Rows are what somebody wrote: one of them must not spoil the others. */
+static void a_member_without_text_spoils_no_list(void **state)
+{
+    (void)state;
+    set_members();
+    (void)snprintf(world.facts->members[1].name, sizeof(world.facts->members[1].name), "a\xff");
+    (void)snprintf(world.facts->members[1].client_urls, sizeof(world.facts->members[1].client_urls),
+                   "http://\xff:1");
+    Etcdserverpb__MemberListRequest request = ETCDSERVERPB__MEMBER_LIST_REQUEST__INIT;
+    struct rpc_call *call = call_new("/etcdserverpb.Cluster/MemberList");
+    call_send(call, &request);
+    const Etcdserverpb__MemberListResponse *list =
+        message_of(call, 0, &etcdserverpb__member_list_response__descriptor, &arena);
+    assert_int_equal(list->n_members, 2);
+    assert_string_equal(list->members[0]->name, "one");
+    assert_string_equal(list->members[1]->name, "");
+    assert_int_equal(list->members[1]->n_clienturls, 0);
+    call_end(call);
+}
+
 static void members_are_the_live_ones(void **state)
 {
     (void)state;
@@ -350,6 +370,7 @@ int main(void)
         CASE(keep_alives_are_answered_in_order),
         CASE(a_failed_renewal_ends_the_stream_and_late_answers_are_dropped),
         CASE(health_is_known_for_the_empty_name_only),
+        CASE(a_member_without_text_spoils_no_list),
         CASE(members_are_the_live_ones),
         CASE(status_says_what_clients_look_at),
         CASE(inspect_shows_the_replica),

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include "core/limits.h"
@@ -38,7 +39,7 @@ static void bad_addresses_are_refused_with_one_line(void **state)
         {"http://[127.0.0.1:2379", "is not HOST:PORT"},
         {"http://203.0.113.7:1", "cannot listen on"},
         {"http://no.such.host.invalid:1", "cannot resolve"},
-        {"unix://", "cannot listen on unix socket"},
+        {"unix://", "the path has 1 to 107 bytes"},
         {"unix:///no/such/folder/socket", "No such file"},
     };
     struct served_server served;
@@ -93,6 +94,58 @@ static void a_unix_socket_serves_and_its_name_goes_with_it(void **state)
         struct stat found;
         assert_int_not_equal(stat(path, &found), 0);
     }
+    served_stop(&served, NS_PER_S);
+    assert_int_equal(rmdir(folder), 0);
+}
+
+/* Who ends last must not take the name of who came after it. */
+static void a_unix_socket_of_the_next_process_stays(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/drover-rpc-XXXXXX";
+    char path[64];
+    char url[80];
+    char why[256];
+    assert_non_null(mkdtemp(folder));
+    (void)snprintf(path, sizeof(path), "%s/socket", folder);
+    (void)snprintf(url, sizeof(url), "unix:%s", path);
+    struct served_server served;
+    served_start(&served, NULL);
+    struct rpc_server *first = rpc_server_new(&served.config);
+    assert_int_equal(rpc_server_listen(first, url, why, sizeof(why)), ERR_OK);
+    rpc_server_start(first);
+    rpc_server_stop(first, NS_PER_S);
+    rpc_server_join(first);
+    struct rpc_server *next = rpc_server_new(&served.config);
+    assert_int_equal(rpc_server_listen(next, url, why, sizeof(why)), ERR_OK);
+    rpc_server_free(first);
+    struct stat found;
+    assert_int_equal(stat(path, &found), 0);
+    rpc_server_free(next);
+    assert_int_not_equal(stat(path, &found), 0);
+    served_stop(&served, NS_PER_S);
+    assert_int_equal(rmdir(folder), 0);
+}
+
+/* What a process that was killed left behind. */
+static void a_stale_unix_socket_is_no_obstacle(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/drover-rpc-XXXXXX";
+    char url[80];
+    char why[256];
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    assert_non_null(mkdtemp(folder));
+    (void)snprintf(address.sun_path, sizeof(address.sun_path), "%s/socket", folder);
+    (void)snprintf(url, sizeof(url), "unix:%s/socket", folder);
+    int left = socket(AF_UNIX, SOCK_STREAM, 0);
+    assert_int_equal(bind(left, (const struct sockaddr *)&address, sizeof(address)), 0);
+    assert_int_equal(close(left), 0);
+    struct served_server served;
+    served_start(&served, NULL);
+    struct rpc_server *server = rpc_server_new(&served.config);
+    assert_int_equal(rpc_server_listen(server, url, why, sizeof(why)), ERR_OK);
+    rpc_server_free(server);
     served_stop(&served, NS_PER_S);
     assert_int_equal(rmdir(folder), 0);
 }
@@ -406,6 +459,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(bad_addresses_are_refused_with_one_line),
         cmocka_unit_test(a_unix_socket_serves_and_its_name_goes_with_it),
+        cmocka_unit_test(a_unix_socket_of_the_next_process_stays),
+        cmocka_unit_test(a_stale_unix_socket_is_no_obstacle),
         cmocka_unit_test(connections_spread_over_all_threads),
         cmocka_unit_test(a_server_that_never_started_can_be_freed),
         cmocka_unit_test(pings_without_calls_end_the_connection),

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "server/config.h"
+#include "sql/sql.h"
 
 struct load {
     struct config config;
@@ -103,6 +104,15 @@ static void mistakes_are_told_in_one_line(void **state)
         {{"--log-format", "xml"}, "--log-format: \"xml\" is none of plain json console"},
         {{"--advertise-client-urls", "http://a:1,b:2"},
          "--advertise-client-urls: \"b:2\" is not a URL"},
+        {{"--advertise-client-urls", "http://\xff:1"}, "--advertise-client-urls is not UTF-8"},
+        {{"--name", "a\xff"}, "--name is not UTF-8"},
+        {{"--listen-client-urls", " "}, "--listen-client-urls is empty"},
+        {{"--listen-client-urls", "http://127.0.0.1:2379, https://b:1"},
+         "--listen-client-urls: \"https://b:1\": TLS is not supported yet"},
+        {{"--listen-client-urls", "http://h:99999"},
+         "--listen-client-urls: \"h:99999\" is not HOST:PORT"},
+        {{"--listen-client-urls", ":2379"},
+         "--listen-client-urls: \":2379\": want http://HOST:PORT or unix://PATH"},
         {{"--datastore-pooler=perhaps"}, "--datastore-pooler: \"perhaps\" is not true or false"},
         {{"--config-file", "/does/not/exist"}, "/does/not/exist: No such file or directory"},
     };
@@ -113,6 +123,41 @@ static void mistakes_are_told_in_one_line(void **state)
         assert_string_equal(l.why, cases[i].why);
         config_fini(&l.config);
     }
+}
+
+static void long_names_are_refused(void **state)
+{
+    (void)state;
+    char name[SQL_MEMBER_NAME_SIZE + 1];
+    memset(name, 'n', sizeof(name));
+    name[sizeof(name) - 1] = '\0';
+    struct load l;
+    const char *argv[] = {"--name", name, NULL};
+    load(&l, argv, NULL);
+    assert_int_equal(l.err, ERR_CONFIG);
+    assert_non_null(strstr(l.why, "--name has more than"));
+    config_fini(&l.config);
+    name[sizeof(name) - 2] = '\0';
+    load(&l, argv, NULL);
+    assert_int_equal(l.err, ERR_OK);
+    config_fini(&l.config);
+}
+
+/* In etcd's files durations are numbers. */
+static void a_file_may_count_nanoseconds(void **state)
+{
+    (void)state;
+    char *path = file_with("watch-progress-notify-interval: 5000000000\npoll-interval: 20ms\n");
+    struct load l;
+    const char *argv[] = {"--config-file", path, NULL};
+    load(&l, argv, NULL);
+    assert_int_equal(l.err, ERR_OK);
+    assert_int_equal(config_number(&l.config, SETTING_ID_watch_progress_notify_interval),
+                     5 * INT64_C(1000000000));
+    assert_int_equal(config_number(&l.config, SETTING_ID_poll_interval), 20000000);
+    config_fini(&l.config);
+    unlink(path);
+    free(path);
 }
 
 static void a_wrong_file_names_its_line(void **state)
@@ -224,6 +269,8 @@ int main(void)
         cmocka_unit_test(stronger_sources_win),
         cmocka_unit_test(flags_take_every_form_of_go),
         cmocka_unit_test(mistakes_are_told_in_one_line),
+        cmocka_unit_test(long_names_are_refused),
+        cmocka_unit_test(a_file_may_count_nanoseconds),
         cmocka_unit_test(a_wrong_file_names_its_line),
         cmocka_unit_test(durations_are_read_as_go_does),
         cmocka_unit_test(the_printed_configuration_hides_passwords_and_loads_again),
