@@ -141,7 +141,28 @@ static enum err check_left_over(struct sqlite_log *log)
     return ERR_OK;
 }
 
-/* Make the last level of the directory if it is missing, and the file for its owner alone. */
+/* All levels of |directory| that are missing; errno on failure. */
+static bool make_directories(char *directory)
+{
+    for (char *at = directory + 1; *at != '\0'; at++) {
+        if (*at != '/') {
+            continue;
+        }
+        *at = '\0';
+        bool made = mkdir(directory, 0700) == 0 || errno == EEXIST;
+        int cause = errno;
+        struct stat facts;
+        made = made || stat(directory, &facts) == 0; /* EROFS and the like: it may be there. */
+        *at = '/';
+        if (!made) {
+            errno = cause;
+            return false;
+        }
+    }
+    return mkdir(directory, 0700) == 0 || errno == EEXIST;
+}
+
+/* Make the directory if it is missing, and the file for its owner alone. */
 static enum err prepare_place(struct sqlite_log *log)
 {
     char *directory = mem_strdup(log->path);
@@ -154,7 +175,7 @@ static enum err prepare_place(struct sqlite_log *log)
         *slash = '\0';
     }
     enum err err = ERR_OK;
-    if (mkdir(directory, 0700) != 0 && errno != EEXIST) {
+    if (!make_directories(directory)) {
         err = open_fail_errno(log, "cannot create the directory");
     }
     struct stat facts;

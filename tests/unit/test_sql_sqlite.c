@@ -61,6 +61,19 @@ static void fixture_alter(void *arg, enum conf_alter what, bool is_on)
     mem_free(text);
 }
 
+static void all_levels_of_the_directory_are_made(void **state)
+{
+    (void)state;
+    struct sqlite_fixture fixture;
+    fixture_init(&fixture);
+    char url[256];
+    (void)snprintf(url, sizeof(url), "sqlite://%s/a//b/c/x.db", fixture.folder);
+    log_fixture_open(&fixture.f, url);
+    assert_int_equal(fixture.f.opened, ERR_OK);
+    log_fixture_close(&fixture.f);
+    fixture_fini(&fixture);
+}
+
 static void sqlite_does_what_every_log_must(void **state)
 {
     (void)state;
@@ -166,7 +179,7 @@ static void a_place_that_cannot_be_used_is_said_in_one_line(void **state)
     static const char *const places[][2] = {
         {"garbage", "not a SQLite database"},
         {"garbage/x.db", "Not a directory"},
-        {"missing/folder/x.db", "No such file"},
+        {"garbage/a/b/x.db", "Not a directory"},
     };
     for (uint32_t i = 0; i < ARRAY_COUNT(places); i++) {
         char url[256];
@@ -473,6 +486,7 @@ static void urls_that_name_no_database_are_refused(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(all_levels_of_the_directory_are_made),
         cmocka_unit_test(sqlite_does_what_every_log_must),
         cmocka_unit_test(what_was_written_is_there_after_a_restart),
         cmocka_unit_test(what_is_wrong_with_a_file_is_said_in_one_line),
