@@ -20,7 +20,7 @@ enum {
     HEALTH_FAILURES_MAX = 3,
     HEALTH_OVERDUE_MS = 1400,
     HEALTH_GRACE_MS = 100, /* On top; 1.5 s together. */
-    HEALTH_READS_MAX = 5, /* Probe, tail, lock, verdict, upkeep: one each. */
+    HEALTH_READS_MAX = 5,  /* Probe, tail, lock, verdict, upkeep: one each. */
 };
 
 static const struct sm_state health_states[HEALTH_STATE_COUNT] = {

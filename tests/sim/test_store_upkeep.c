@@ -315,7 +315,7 @@ static void who_waits_is_told_that_the_database_is_another(void **state)
     world_free(world);
 }
 
-/* The process was stopped, not the database: timers run first, and the answer lies in the socket. */
+/* The process stood still, not the database: timers run before the answer is read. */
 static void a_pause_of_the_process_is_no_outage(void **state)
 {
     (void)state;
