@@ -46,6 +46,11 @@ need_packages() {
     if [ "${#missing[@]}" -eq 0 ]; then
         return 0
     fi
+    if [ "$(id -u)" -ne 0 ] && ! command -v sudo >/dev/null; then
+        say "neither root nor sudo; somebody who is root has to run:"
+        say "  apt-get update && apt-get install --no-install-recommends ${missing[*]}"
+        return 1
+    fi
     say "installing: ${missing[*]}"
     as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq &&
         as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \

@@ -13,7 +13,7 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CANARIES = ROOT / "tests" / "canary" / "tidy"
 
-# Who may include whom: section 3 of the design.
+# Who may include whom: docs/architecture.md.
 USES = {
     "core": set(),
     "cache": {"core"}, "sql": {"core"}, "rpc": {"core"}, "lease": {"core"},
@@ -103,7 +103,7 @@ def check_file(root, path):
     if relative.parts[0] == "src" and path.suffix in C_ENDS and len(relative.parts) == 3:
         module = relative.parts[1]
         if module not in USES:
-            yield 1, "arrow", f"the design knows no module {module}"
+            yield 1, "arrow", f"docs/architecture.md knows no module {module}"
             return
         yield from check_source(module, path, lines)
     if path.suffix in C_ENDS:

@@ -4,16 +4,18 @@
  *   request.c   requests of the wire into the store's words
  *   kv.c        Range, Put, DeleteRange, Txn, Compact
  *   stream.c    RangeStream
- *   lease.c     Grant, Revoke, KeepAlive, TimeToLive, Leases
+ *   lease.c     Grant, Revoke, TimeToLive, Leases
+ *   keepalive.c  LeaseKeepAlive
  *   watch.c     Watch
  *   conn.c      what the calls of one connection share
  *   compose.c   when answers to reads are composed
  *   cluster.c   MemberList
- *   maintenance.c  Status
+ *   maintenance.c  Status, Alarm
  *   health.c    grpc.health.v1, and the check behind /health
  *   inspect.c   drover.v1.Inspect
  *   thread.c    what each io thread has, and its turns
  *   ask.c       a question to the store and its way back
+ *   call.c      answering a call, by message or error
  *   decode.c, codec.c, codec_txn.c, out.c   bytes in, bytes out
  *
  * One struct api per process; everything that a handler touches belongs to its io thread.

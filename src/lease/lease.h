@@ -1,5 +1,5 @@
 /*
- * Lease timers by counters: pure bookkeeping, no clock of its own, no I/O. (design: leases)
+ * Lease timers by counters: pure bookkeeping, no clock of its own, no I/O.
  *
  * Every replica keeps one table. A lease's time starts anew whenever its counter was seen to move,
  * stamped with the time at which the answer that showed it was received. Time counts only while

@@ -10,6 +10,12 @@
 
 int command_version(int argc, const char *const *argv)
 {
+    if (argc == 1 && (strcmp(argv[0], "--help") == 0 || strcmp(argv[0], "-h") == 0)) {
+        printf("Usage: drover version\n\n"
+               "Prints drover's own version, the etcd whose API it serves, and the newest schema\n"
+               "that it reads.\n");
+        return 0;
+    }
     if (argc > 0) {
         fprintf(stderr, "drover version: \"%s\" is not expected\n", argv[0]);
         return EXIT_USAGE;

@@ -156,6 +156,44 @@ static const char *kind_name(enum setting_kind kind)
     return "";
 }
 
+/* DROVER_LISTEN_CLIENT_URLS of "listen-client-urls". */
+static void env_name(const char *prefix, const char *name, char *out, size_t out_size)
+{
+    snprintf(out, out_size, "%s%s", prefix, name);
+    for (char *at = out; *at != '\0'; at++) {
+        *at = *at == '-' ? '_' : (char)toupper((unsigned char)*at);
+    }
+}
+
+enum { CALLED_SIZE = 128 };
+
+/* What whoever gave the value has written: a flag's, a variable's or a key's name. */
+static const char *called(size_t id, enum setting_source source, char *room, size_t room_size)
+{
+    const char *name = settings[id].name;
+    switch (source) {
+    case SOURCE_ENV:
+        env_name("DROVER_", name, room, room_size);
+        return room;
+    case SOURCE_ETCD_ENV:
+        env_name("ETCD_", name, room, room_size);
+        return room;
+    case SOURCE_FILE:
+        snprintf(room, room_size, "configuration file: %s", name);
+        return room;
+    case SOURCE_DEFAULT:
+    case SOURCE_FLAG:
+        break;
+    }
+    snprintf(room, room_size, "--%s", name);
+    return room;
+}
+
+static const char *called_now(const struct config *config, size_t id, char *room, size_t room_size)
+{
+    return called(id, config->values[id].source, room, room_size);
+}
+
 /* Keeps the stronger of two sources. */
 static enum err set_value(struct config *config, size_t id, const char *text,
                           enum setting_source source, char *why, size_t why_size)
@@ -164,8 +202,9 @@ static enum err set_value(struct config *config, size_t id, const char *text,
     struct setting_value *value = &config->values[id];
     int64_t number = 0;
     if (!parse_value(settings[id].kind, text, &number)) {
-        snprintf(why, why_size, "--%s: \"%s\" is not %s", settings[id].name, text,
-                 kind_name(settings[id].kind));
+        char room[CALLED_SIZE];
+        snprintf(why, why_size, "%s: \"%s\" is not %s", called(id, source, room, sizeof(room)),
+                 text, kind_name(settings[id].kind));
         return ERR_CONFIG;
     }
     if (value->text != NULL && value->source > source) {
@@ -189,15 +228,6 @@ static size_t find_setting(const char *name, size_t size)
 }
 
 /* ---- sources -------------------------------------------------------------------------------- */
-
-/* DROVER_LISTEN_CLIENT_URLS of "listen-client-urls". */
-static void env_name(const char *prefix, const char *name, char *out, size_t out_size)
-{
-    snprintf(out, out_size, "%s%s", prefix, name);
-    for (char *at = out; *at != '\0'; at++) {
-        *at = *at == '-' ? '_' : (char)toupper((unsigned char)*at);
-    }
-}
 
 /* An empty value is as good as none, as in etcd: compose files are full of them. */
 static const char *env_find(const char *const *env, const char *name)
@@ -334,7 +364,9 @@ static enum err check_choices(const struct config *config, char *why, size_t why
         if (config_choice(config, choices[i].id) >= 0) {
             continue;
         }
-        int size = snprintf(why, why_size, "--%s: \"%s\" is none of", settings[choices[i].id].name,
+        char room[CALLED_SIZE];
+        int size = snprintf(why, why_size, "%s: \"%s\" is none of",
+                            called_now(config, choices[i].id, room, sizeof(room)),
                             config->values[choices[i].id].text);
         for (size_t w = 0; w < ARRAY_COUNT(choices[i].words) && choices[i].words[w] != NULL; w++) {
             size_t at = size < 0 || (size_t)size > why_size ? why_size : (size_t)size;
@@ -373,7 +405,8 @@ static enum err check_urls(const struct config *config, enum setting_id id,
         url[strcspn(url, " ")] = '\0';
         err = check(url, reason, sizeof(reason));
         if (err != ERR_OK) {
-            snprintf(why, why_size, "--%s: %s", settings[id].name, reason);
+            char room[CALLED_SIZE];
+            snprintf(why, why_size, "%s: %s", called_now(config, id, room, sizeof(room)), reason);
         }
     }
     mem_free(urls);
@@ -385,12 +418,14 @@ static enum err check_shown(const struct config *config, enum setting_id id, siz
                             char *why, size_t why_size)
 {
     const char *text = config->values[id].text;
+    char room[CALLED_SIZE];
     if (strlen(text) >= size_max) {
-        snprintf(why, why_size, "--%s has more than %zu bytes", settings[id].name, size_max - 1);
+        snprintf(why, why_size, "%s has more than %zu bytes",
+                 called_now(config, id, room, sizeof(room)), size_max - 1);
         return ERR_CONFIG;
     }
     if (!wire_utf8_is_valid(slice_str(text))) {
-        snprintf(why, why_size, "--%s is not UTF-8", settings[id].name);
+        snprintf(why, why_size, "%s is not UTF-8", called_now(config, id, room, sizeof(room)));
         return ERR_CONFIG;
     }
     return ERR_OK;
@@ -444,9 +479,11 @@ static enum err check_values(const struct config *config, char *why, size_t why_
         if (value->number < bounds[i].min || value->number > bounds[i].max) {
             bool is_time = settings[bounds[i].id].kind == SETTING_DURATION;
             int64_t unit = is_time ? 1000000 : 1;
-            snprintf(why, why_size, "--%s: %s is not between %lld%s and %lld%s",
-                     settings[bounds[i].id].name, value->text, (long long)(bounds[i].min / unit),
-                     is_time ? "ms" : "", (long long)(bounds[i].max / unit), is_time ? "ms" : "");
+            char room[CALLED_SIZE];
+            snprintf(why, why_size, "%s: %s is not between %lld%s and %lld%s",
+                     called_now(config, bounds[i].id, room, sizeof(room)), value->text,
+                     (long long)(bounds[i].min / unit), is_time ? "ms" : "",
+                     (long long)(bounds[i].max / unit), is_time ? "ms" : "");
             return ERR_CONFIG;
         }
     }
@@ -508,8 +545,9 @@ static void print_wrapped(FILE *out, const char *indent, const char *text)
 void config_print_help(FILE *out)
 {
 #define SECTION(title) fprintf(out, "\n%s:\n", title);
-#define SETTING(field, name, kind, fallback, etcd, help) \
-    fprintf(out, "  --%s '%s'\n", name, fallback);       \
+#define SETTING(field, name, kind, fallback, etcd, help)                                 \
+    fprintf(out, SETTING_##kind == SETTING_BOOL ? "  --%s=%s\n" : "  --%s '%s'\n", name, \
+            fallback);                                                                   \
     print_wrapped(out, "      ", help);
 #include "server/config.def"
 #undef SETTING
@@ -526,12 +564,29 @@ void config_print_help(FILE *out)
 
 static bool needs_quotes(const char *text)
 {
-    return *text == '\0' || strpbrk(text, ":#'\"{}[],&*!|>%@` ") != NULL;
+    for (const char *at = text; *at != '\0'; at++) {
+        if (iscntrl((unsigned char)*at)) {
+            return true;
+        }
+    }
+    return *text == '\0' || *text == '-' || strpbrk(text, ":#'\"{}[],&*!|>%@`\\ ") != NULL;
 }
 
 static void print_setting(FILE *out, const char *name, const char *text)
 {
-    fprintf(out, needs_quotes(text) ? "%s: \"%s\"" : "%s: %s", name, text);
+    if (!needs_quotes(text)) {
+        fprintf(out, "%s: %s", name, text);
+        return;
+    }
+    fprintf(out, "%s: \"", name);
+    for (; *text != '\0'; text++) {
+        if (iscntrl((unsigned char)*text)) {
+            fprintf(out, "\\x%02X", (unsigned char)*text);
+        } else {
+            fprintf(out, *text == '"' || *text == '\\' ? "\\%c" : "%c", *text);
+        }
+    }
+    fprintf(out, "\"");
 }
 
 /* The value as it may be shown; |room| holds a redacted one. */

@@ -237,7 +237,8 @@ static enum err load_end_check(struct store_load *load)
     ASSERT(load->edit != NULL && load->base >= 2);
     if (load->bad_rev != 0) {
         char what[LOAD_WHAT_SIZE];
-        (void)snprintf(what, sizeof(what), "a row of revision %lld does not match its checksum",
+        (void)snprintf(what, sizeof(what),
+                       "a row of revision %lld, whose entry is gone, does not match its checksum",
                        (long long)load->bad_rev);
         return load_broken(load, what, 0);
     }

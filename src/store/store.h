@@ -12,6 +12,7 @@
  *   eval.c        a request evaluated against a private edit, into rows and effects
  *   txn.c         etcd's transactions
  *   range.c       Range on any snapshot: also used by io threads
+ *   sort.c        its order by other targets than the key
  *   batch.c       the batch machine: collect, evaluate, append, lock, answer
  *   doubt.c       the batch machine when the answer is unclear or negative
  *   apply.c       the only door into the cache
@@ -238,7 +239,7 @@ const struct cache_snapshot *store_snapshot(const struct store *store);
 bool store_reads_are_local(const struct store *store);
 
 /*
- * Evaluate a Range on |snapshot| with all of etcd's options (contract 1.2). Arrays go to |arena|;
+ * Evaluate a Range on |snapshot| with all of etcd's options. Arrays go to |arena|;
  * ERR_REQUEST_TOO_LARGE at its ceiling. ERR_COMPACTED, ERR_FUTURE_REV. Any reader thread.
  * O(log keys + keys fetched), plus O(keys in range) for count at old revisions.
  */

@@ -160,6 +160,22 @@ static void a_file_may_count_nanoseconds(void **state)
     free(path);
 }
 
+static void mistakes_name_where_they_stand(void **state)
+{
+    (void)state;
+    struct load l;
+    const char *none[] = {NULL};
+    load(&l, none, (const char *const[]){"ETCD_LOG_FORMAT=foo", NULL});
+    assert_string_equal(l.why, "ETCD_LOG_FORMAT: \"foo\" is none of plain json console");
+    config_fini(&l.config);
+    load(&l, none, (const char *const[]){"DROVER_IO_THREADS=many", NULL});
+    assert_string_equal(l.why, "DROVER_IO_THREADS: \"many\" is not a whole number");
+    config_fini(&l.config);
+    load(&l, none, (const char *const[]){"DROVER_IO_THREADS=65", NULL});
+    assert_string_equal(l.why, "DROVER_IO_THREADS: 65 is not between 0 and 64");
+    config_fini(&l.config);
+}
+
 static void a_wrong_file_names_its_line(void **state)
 {
     (void)state;
@@ -228,7 +244,7 @@ static void the_printed_configuration_hides_passwords_and_loads_again(void **sta
 {
     (void)state;
     struct load l;
-    const char *argv[] = {"--datastore", "postgres://me:secret@127.0.0.1:5432/db", "--name", "x: y",
+    const char *argv[] = {"--datastore", "postgres://me:secret@127.0.0.1:5432/db", "--name", "x: \"y\"\\",
                           NULL};
     load(&l, argv, NULL);
     assert_int_equal(l.err, ERR_OK);
@@ -241,7 +257,7 @@ static void the_printed_configuration_hides_passwords_and_loads_again(void **sta
     const char *again[] = {"--config-file", path, NULL};
     load(&l, again, NULL);
     assert_int_equal(l.err, ERR_OK);
-    assert_string_equal(config_text(&l.config, SETTING_ID_name), "x: y");
+    assert_string_equal(config_text(&l.config, SETTING_ID_name), "x: \"y\"\\");
     config_fini(&l.config);
     unlink(path);
     free(path);
@@ -270,6 +286,7 @@ int main(void)
         cmocka_unit_test(flags_take_every_form_of_go),
         cmocka_unit_test(mistakes_are_told_in_one_line),
         cmocka_unit_test(long_names_are_refused),
+        cmocka_unit_test(mistakes_name_where_they_stand),
         cmocka_unit_test(a_file_may_count_nanoseconds),
         cmocka_unit_test(a_wrong_file_names_its_line),
         cmocka_unit_test(durations_are_read_as_go_does),

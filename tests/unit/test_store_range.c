@@ -1,7 +1,7 @@
 /*
  * Goal: Range answers as etcd does, with every option, at every revision that can be read.
  * Method: a history of random writes; each random question is answered by store_range_run and by a
- * naive list that follows contract 1.2 word by word.
+ * naive list that follows the meaning of each option word by word.
  */
 #include "support.h"
 
