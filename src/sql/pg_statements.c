@@ -204,7 +204,7 @@ const struct pg_stmt_text pg_stmt_texts[PG_STMT_COUNT] = {
                             "WHERE o.seq < $7"
                             " AND o.seq < " NEWEST(
                                 "seq") " ORDER BY o.seq LIMIT $8) o WHERE x.seq = o.seq)"
-                                       " SELECT count(*), (SELECT count(*) FROM gone) FROM c",
+                                       " SELECT count(*), (SELECT count(*) FROM dead) FROM c",
          "yltllllll"},
     [PG_STMT_LOAD_LEASES] = {"load_leases",
                              "SELECT id, ttl_s, grant_seq, counter FROM ~lease ORDER BY id", ""},

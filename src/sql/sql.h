@@ -250,7 +250,7 @@ struct sql_purge {
     int64_t to_rev; /* == from_rev: entries only. */
     uint64_t entries_below;
     uint32_t rows_max;
-    uint64_t rows_deleted; /* Out. */
+    uint64_t rows_deleted; /* Out. By this one or, in the same moment, by another replica's. */
     enum err err;
     void (*done)(struct sql_purge *purge);
     void *backend;

@@ -348,7 +348,8 @@ static void purge_done(struct sql_purge *purge)
     }
 }
 
-/* From where on dead rows may still stand: who moved deleted_below last may not have finished. */
+/* From where on dead rows may still stand: who moved deleted_below last may not have finished. Below
+ * it there are none, whoever has the duty. */
 static int64_t purge_from(const struct store *store)
 {
     ASSERT(store_is_sound(store));
@@ -358,20 +359,38 @@ static int64_t purge_from(const struct store *store)
     return store->upkeep.purged_below > slice_begin ? store->upkeep.purged_below : slice_begin;
 }
 
+/*
+ * Without the duty: up to where its owner has begun, if somebody here waits for that; else nowhere.
+ * The log does not tell when the last slice was finished, so that is done here, too: what is gone
+ * already costs a look, and deleted_below stays where it is.
+ */
+static int64_t rows_begun(const struct store *store)
+{
+    ASSERT(store_is_sound(store));
+    ASSERT(!store_upkeep_is_owner(store));
+    int64_t compact_rev = cache_snapshot_info(cache_snapshot(store->cache))->compact_rev;
+    int64_t begun = store->deleted_below < compact_rev ? store->deleted_below : compact_rev;
+    const struct store_request *r = store->upkeep.physical.first;
+    while (r != NULL && r->u.compact.revision > begun) {
+        r = r->next;
+    }
+    return r != NULL ? begun : INT64_MIN;
+}
+
 static void purge_start(struct store *store)
 {
     ASSERT(store_is_sound(store));
     struct store_upkeep *upkeep = &store->upkeep;
-    if (upkeep->purging || !upkeep->trim_due || !store_upkeep_is_owner(store) ||
-        !sm_is(&store->life, LIFE_READY) || !store_is_live(store) ||
-        store_health_error(store) != ERR_OK || upkeep->purge_failed) {
+    if (upkeep->purging || !upkeep->trim_due || !sm_is(&store->life, LIFE_READY) ||
+        !store_is_live(store) || store_health_error(store) != ERR_OK || upkeep->purge_failed) {
         return;
     }
+    bool is_owner = store_upkeep_is_owner(store);
     int64_t from = purge_from(store);
-    int64_t to = rows_target(store);
+    int64_t to = is_owner ? rows_target(store) : rows_begun(store);
     to = to < from ? from : to;
     to = to - from > upkeep->slice_revs ? from + upkeep->slice_revs : to;
-    uint64_t entries = entries_target(store);
+    uint64_t entries = is_owner ? entries_target(store) : 0;
     ASSERT(from <= to && to - from <= LIMIT_DELETE_SLICE_REVS);
     if (to == from && entries <= upkeep->trimmed) {
         upkeep->trim_due = false;
@@ -398,8 +417,7 @@ static void answer_physical(struct store *store)
     for (struct store_request *r = store->upkeep.physical.first; r != NULL; r = next) {
         next = r->next;
         int64_t revision = r->u.compact.revision;
-        bool rows_gone = !store_upkeep_is_owner(store) || store->upkeep.purged_below >= revision;
-        if (cache_trimmed_rev(store->cache) >= revision && rows_gone) {
+        if (cache_trimmed_rev(store->cache) >= revision && purge_from(store) >= revision) {
             store_answer(r, ERR_OK);
         }
     }

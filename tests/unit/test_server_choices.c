@@ -1,4 +1,4 @@
-/* Goal: a word of a setting means what it says where it is used. Method: each word, each default. */
+/* Goal: a word of a setting means what it says where it is used. Method: each word, the defaults. */
 #include "support.h"
 
 #include "core/log.h"
