@@ -244,14 +244,14 @@ static void the_printed_configuration_hides_passwords_and_loads_again(void **sta
 {
     (void)state;
     struct load l;
-    const char *argv[] = {"--datastore", "postgres://me:secret@127.0.0.1:5432/db", "--name", "x: \"y\"\\",
-                          NULL};
+    const char *argv[] = {"--datastore", "postgres://me:secret@127.0.0.1:5432/db", "--name",
+                          "x: \"y\"\\", NULL};
     load(&l, argv, NULL);
     assert_int_equal(l.err, ERR_OK);
     char *text = printed(config_print, &l.config);
     config_fini(&l.config);
     assert_null(strstr(text, "secret"));
-    assert_non_null(strstr(text, "name: \"x: y\" # flag"));
+    assert_non_null(strstr(text, "name: \"x: \\\"y\\\"\\\\\" # flag"));
 
     char *path = file_with(text);
     const char *again[] = {"--config-file", path, NULL};
