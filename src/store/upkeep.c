@@ -348,8 +348,8 @@ static void purge_done(struct sql_purge *purge)
     }
 }
 
-/* From where on dead rows may still stand: who moved deleted_below last may not have finished. Below
- * it there are none, whoever has the duty. */
+/* From where on dead rows may still stand: who moved deleted_below last may not have finished.
+ * Below it there are none, whoever has the duty. */
 static int64_t purge_from(const struct store *store)
 {
     ASSERT(store_is_sound(store));

@@ -1,6 +1,6 @@
 /*
  * Goal: a physical compaction is answered when its dead rows are gone from the database, whichever
- * replica is asked, and not before; it waits for whom purging waits for, as long as its client does.
+ * replica is asked, not before; it waits for whom purging waits for, as long as its client does.
  * Method: two stores over the fake database; the first has the duty, the second is asked.
  */
 #include "nodes.h"

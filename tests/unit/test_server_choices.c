@@ -1,4 +1,4 @@
-/* Goal: a word of a setting means what it says where it is used. Method: each word and default. */
+/* Each word of a setting means what it says where it is used, and so do the defaults. */
 #include "support.h"
 
 #include "core/log.h"
