@@ -22,8 +22,7 @@ static uint32_t leaf_find(const struct cache_tree_leaf *leaf, struct slice key, 
     return low;
 }
 
-/* The child whose range holds |key|. */
-static uint32_t inner_find(const struct cache_tree_inner *inner, struct slice key)
+uint32_t cache_tree_child_of(const struct cache_tree_inner *inner, struct slice key)
 {
     ASSERT(inner->head.level > 0);
     ASSERT(inner->head.count > 0);
@@ -38,6 +37,7 @@ static uint32_t inner_find(const struct cache_tree_inner *inner, struct slice ke
             high = middle;
         }
     }
+    ASSERT(low <= inner->head.count);
     return low - 1;
 }
 
@@ -49,7 +49,7 @@ struct cache_tree_item *cache_tree_get(const struct cache_tree_node *root, struc
     const struct cache_tree_node *node = root;
     while (node->level > 0) {
         const struct cache_tree_inner *inner = cache_tree_inner(node);
-        node = inner->children[inner_find(inner, key)];
+        node = inner->children[cache_tree_child_of(inner, key)];
         ASSERT(node->level + 1 == inner->head.level);
     }
     bool is_there = false;
@@ -67,7 +67,7 @@ uint64_t cache_tree_rank(const struct cache_tree_node *root, struct slice key)
     const struct cache_tree_node *node = root;
     while (node->level > 0) {
         const struct cache_tree_inner *inner = cache_tree_inner(node);
-        uint32_t at = inner_find(inner, key);
+        uint32_t at = cache_tree_child_of(inner, key);
         for (uint32_t i = 0; i < at; i++) {
             rank += inner->live[i];
         }
@@ -130,7 +130,7 @@ void cache_tree_seek(struct cache_tree_cursor *cursor, const struct cache_tree_n
     const struct cache_tree_node *node = root;
     for (; node->level > 0; cursor->depth++) {
         const struct cache_tree_inner *inner = cache_tree_inner(node);
-        uint32_t at = inner_find(inner, range->key);
+        uint32_t at = cache_tree_child_of(inner, range->key);
         cursor->path[cursor->depth].node = node;
         cursor->path[cursor->depth].at = at;
         node = inner->children[at];

@@ -94,6 +94,8 @@ struct cache_tree_range {
     bool open;
 };
 
+/* Which child's range holds |key|: for the tree's own files. O(log children). */
+uint32_t cache_tree_child_of(const struct cache_tree_inner *inner, struct slice key);
 /* NULL if absent. O(log items). */
 struct cache_tree_item *cache_tree_get(const struct cache_tree_node *root, struct slice key);
 /* Live items with a key below |key|. O(log items). */

@@ -107,25 +107,6 @@ static void sep_discard(struct cache_tree_change *change, struct cache_tree_sep 
     }
 }
 
-/* The child of |inner| for |key|. */
-static uint32_t child_find(const struct cache_tree_inner *inner, struct slice key)
-{
-    ASSERT(inner->head.count > 0);
-    uint32_t low = 1;
-    uint32_t high = inner->head.count;
-    while (low < high) {
-        uint32_t middle = (low + high) / 2;
-        const struct cache_tree_sep *sep = inner->seps[middle];
-        if (slice_compare(slice_of(sep->bytes, sep->size), key) <= 0) {
-            low = middle + 1;
-        } else {
-            high = middle;
-        }
-    }
-    ASSERT(low <= inner->head.count);
-    return low - 1;
-}
-
 /* First place at or above |key|. */
 static uint32_t item_find(const struct cache_tree_leaf *leaf, struct slice key)
 {
@@ -249,7 +230,7 @@ static void child_split(struct cache_tree_change *change, struct cache_tree_inne
     if (left->level == 0) {
         right = leaf_split(change, leaf_of(left), key, &sep);
     } else {
-        bool is_behind = child_find(inner_of(left), key) == FANOUT - 1;
+        bool is_behind = cache_tree_child_of(inner_of(left), key) == FANOUT - 1;
         right = inner_split(change, inner_of(left), is_behind, &sep);
     }
     parent->live[at] = left->live;
@@ -280,11 +261,11 @@ static void tree_insert(struct cache_tree_node **root, struct cache_tree_change 
     struct cache_tree_node *node = *root;
     while (node->level > 0) {
         struct cache_tree_inner *inner = inner_of(node);
-        uint32_t at = child_find(inner, key);
+        uint32_t at = cache_tree_child_of(inner, key);
         inner->children[at] = node_own(change, inner->children[at]);
         if (inner->children[at]->count == FANOUT) {
             child_split(change, inner, at, key);
-            at = child_find(inner, key);
+            at = cache_tree_child_of(inner, key);
         }
         inner->head.live += is_live;
         inner->live[at] += is_live;
@@ -311,7 +292,7 @@ static void tree_replace(struct cache_tree_node **root, struct cache_tree_change
             break;
         }
         struct cache_tree_inner *inner = inner_of(node);
-        uint32_t at = child_find(inner, key);
+        uint32_t at = cache_tree_child_of(inner, key);
         inner->live[at] += is_live;
         inner->live[at] -= was_live;
         link = &inner->children[at];
@@ -336,7 +317,7 @@ static struct cache_tree_item *tree_find(const struct cache_tree_node *root, str
     const struct cache_tree_node *node = root;
     while (node->level > 0) {
         const struct cache_tree_inner *inner = cache_tree_inner(node);
-        node = inner->children[child_find(inner, key)];
+        node = inner->children[cache_tree_child_of(inner, key)];
     }
     const struct cache_tree_leaf *leaf = cache_tree_leaf(node);
     uint32_t at = item_find(leaf, key);
@@ -491,7 +472,7 @@ struct cache_tree_item *cache_tree_remove(struct cache_tree_node **root,
         struct cache_tree_inner *inner = inner_of(*link);
         ASSERT(depth < CACHE_TREE_DEPTH);
         path[depth] = inner;
-        places[depth] = child_find(inner, key);
+        places[depth] = cache_tree_child_of(inner, key);
         inner->head.live -= was_live;
         inner->live[places[depth]] -= was_live;
         link = &inner->children[places[depth]];
