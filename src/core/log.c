@@ -109,16 +109,6 @@ static void log_add_text(struct log_line *line, struct slice bytes)
     }
 }
 
-static void log_add_hex(struct log_line *line, struct slice bytes)
-{
-    const char *quote = log_format_now == LOG_JSON ? "\"" : "";
-    log_printf(line, "%s", quote);
-    for (size_t i = 0; i < bytes.size && !line->is_full; i++) {
-        log_printf(line, "%02x", bytes.data[i]);
-    }
-    log_printf(line, "%s", quote);
-}
-
 /* The whole field, or nothing and |is_full|. */
 static void log_add_field(struct log_line *line, const struct log_field *field)
 {
@@ -141,12 +131,6 @@ static void log_add_field(struct log_line *line, const struct log_field *field)
         break;
     case LOG_FIELD_UINT:
         log_printf(line, "%llu", (unsigned long long)field->v.u64);
-        break;
-    case LOG_FIELD_HEX:
-        log_add_hex(line, field->v.slice);
-        break;
-    case LOG_FIELD_SLICE:
-        log_add_text(line, field->v.slice);
         break;
     }
     if (line->is_full) {

@@ -11,20 +11,16 @@ enum log_format { LOG_PLAIN, LOG_JSON };
 /* One field; made by the L* macros below. */
 struct log_field {
     const char *key;
-    enum { LOG_FIELD_STR, LOG_FIELD_INT, LOG_FIELD_UINT, LOG_FIELD_HEX, LOG_FIELD_SLICE } kind;
+    enum { LOG_FIELD_STR, LOG_FIELD_INT, LOG_FIELD_UINT } kind;
     union {
         const char *str;
         int64_t i64;
         uint64_t u64;
-        struct slice slice; /* Printed escaped; HEX prints it as hexadecimal. */
     } v;
 };
 #define LSTR(k, s) ((struct log_field){.key = (k), .kind = LOG_FIELD_STR, .v.str = (s)})
 #define LINT(k, i) ((struct log_field){.key = (k), .kind = LOG_FIELD_INT, .v.i64 = (int64_t)(i)})
 #define LUINT(k, u) ((struct log_field){.key = (k), .kind = LOG_FIELD_UINT, .v.u64 = (uint64_t)(u)})
-#define LHEX(k, d, n) \
-    ((struct log_field){.key = (k), .kind = LOG_FIELD_HEX, .v.slice = {(const uint8_t *)(d), (n)}})
-#define LSLICE(k, s) ((struct log_field){.key = (k), .kind = LOG_FIELD_SLICE, .v.slice = (s)})
 
 /* LOG_INFO until log_init. Read by LOG, set by log_init alone. */
 extern enum log_level log_level_max;

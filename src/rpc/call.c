@@ -244,11 +244,6 @@ uint32_t rpc_call_thread(const struct rpc_call *call)
     return call->io->index;
 }
 
-const void *rpc_call_connection(const struct rpc_call *call)
-{
-    return call->conn;
-}
-
 void **rpc_call_connection_user(const struct rpc_call *call)
 {
     ASSERT(call->conn != NULL);

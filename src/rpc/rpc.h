@@ -66,7 +66,6 @@ enum rpc_status {
     RPC_RESOURCE_EXHAUSTED = 8,
     RPC_UNIMPLEMENTED = 12,
     RPC_INTERNAL = 13,
-    RPC_UNAVAILABLE = 14,
 };
 
 /* ---- a call -------------------------------------------------------------------------------- */
@@ -75,8 +74,6 @@ const struct rpc_method *rpc_call_method(const struct rpc_call *call);
 struct loop *rpc_call_loop(const struct rpc_call *call);
 /* The io thread's own data, as given to rpc_server_start (index of the thread, 0-based). */
 uint32_t rpc_call_thread(const struct rpc_call *call);
-/* Opaque identity of the connection, equal for all calls on it; for connection-wide bookkeeping. */
-const void *rpc_call_connection(const struct rpc_call *call);
 /* One pointer of the service for the whole connection, NULL at first; rpc_config.conn_gone gets it
  * at the end. Not after on_gone of |call|. */
 void **rpc_call_connection_user(const struct rpc_call *call);

@@ -570,7 +570,8 @@ static enum err verdict_take(const PGresult *rows, struct sql_verdict *verdict)
         return ERR_OK;
     }
     verdict->writer.counter = (uint64_t)pg_get_i64(rows, 1, PG_COL_A + 1);
-    bool has_writer = pg_get_fixed(rows, 1, PG_COL_W, verdict->writer.incarnation, SQL_WRITER_SIZE);
+    bool has_writer = pg_get_i64(rows, 1, PG_COL_KIND) == PG_KIND_WRITER &&
+                      pg_get_fixed(rows, 1, PG_COL_W, verdict->writer.incarnation, SQL_WRITER_SIZE);
     return has_writer ? ERR_OK : ERR_CHAIN_BROKEN;
 }
 
