@@ -1,11 +1,11 @@
 /* Maintenance: Status and the reading side of Alarm. */
 #include "api/handlers.h"
 #include "api/internal.h"
+#include "core/version.h"
 #include "proto/rpc.pb-c.h"
 
-/* The etcd that is answered for: clients and kube-apiserver read features from it. */
-static char status_version[] = "3.7.3";
-static char status_storage_version[] = "3.7.0";
+static char status_version[] = ETCD_VERSION; /* protobuf-c has no const. */
+static char status_storage_version[] = ETCD_CLUSTER_VERSION;
 
 static Etcdserverpb__ResponseHeader packed_header(const struct api_thread *thread)
 {

@@ -3,6 +3,7 @@
 
 #include "core/mem.h"
 #include "core/process.h"
+#include "core/version.h"
 
 enum metric_kind { METRIC_KIND_COUNTER, METRIC_KIND_GAUGE };
 

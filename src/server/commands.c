@@ -5,8 +5,9 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "core/version.h"
 #include "server/config.h"
-#include "server/version.h"
+#include "sql/sql.h"
 
 int command_version(int argc, const char *const *argv)
 {
@@ -21,7 +22,7 @@ int command_version(int argc, const char *const *argv)
         return EXIT_USAGE;
     }
     printf("drover Version: %s\netcd Version: %s\nSchema Version: %d\n", DROVER_VERSION,
-           SERVER_ETCD_VERSION, SQL_SCHEMA_VERSION);
+           ETCD_VERSION, SQL_SCHEMA_VERSION);
     return 0;
 }
 

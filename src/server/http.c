@@ -6,7 +6,7 @@
 
 #include "core/mem.h"
 #include "core/metrics.h"
-#include "server/version.h"
+#include "core/version.h"
 
 /* ---- queries -------------------------------------------------------------------------------- */
 
@@ -238,9 +238,9 @@ static void serve_version(struct rpc_http *http, struct slice query,
     (void)query;
     (void)context;
     rpc_http_answer(http, 200, json_type,
-                    SLICE_LIT("{\"etcdserver\":\"" SERVER_ETCD_VERSION
-                              "\",\"etcdcluster\":\"" SERVER_ETCD_CLUSTER_VERSION
-                              "\",\"storage\":\"" SERVER_ETCD_CLUSTER_VERSION "\"}"),
+                    SLICE_LIT("{\"etcdserver\":\"" ETCD_VERSION
+                              "\",\"etcdcluster\":\"" ETCD_CLUSTER_VERSION
+                              "\",\"storage\":\"" ETCD_CLUSTER_VERSION "\"}"),
                     NULL);
 }
 

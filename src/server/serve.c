@@ -20,11 +20,11 @@
 #include "core/log.h"
 #include "core/mem.h"
 #include "core/sm.h"
+#include "core/version.h"
 #include "server/commands.h"
 #include "server/config.h"
 #include "server/files.h"
 #include "server/http.h"
-#include "server/version.h"
 
 /* Signals this close together are one wish. */
 #define SIGNAL_ECHO_NS NS_PER_S
@@ -341,7 +341,7 @@ static void make_store(struct serve *serve)
             *to++ = *at;
         }
     }
-    memcpy(config.self.version, SERVER_ETCD_VERSION, sizeof(SERVER_ETCD_VERSION));
+    memcpy(config.self.version, ETCD_VERSION, sizeof(ETCD_VERSION));
     serve->store = store_new(&config);
 }
 
