@@ -45,7 +45,7 @@ enum {
     LIMIT_CONN_FRAMES = 4096,            /* Frames queued for a full socket; then none is read. */
     LIMIT_SETTINGS_PER_S = 100,          /* SETTINGS of one client. */
     LIMIT_HTTP_PIPELINED = 16,           /* HTTP/1 requests of one connection in one turn. */
-    LIMIT_GZIP_ANSWER = 1024 * 1024,     /* Larger messages leave unpacked: that takes time. */
+    LIMIT_GZIP_ANSWER = 1536 * 1024,     /* Larger messages leave unpacked: that takes time. */
     LIMIT_CONN_URGENT_RUN = 256 * 1024,  /* Bytes that go first; then bulk gets one frame. */
     LIMIT_TURN_COMPOSE = 4 * 1024 * 1024, /* Bytes of read answers composed in one turn. */
     LIMIT_CONN_CALLS = 256 * 1024,          /* Likewise; ~7 KB each beside those. */
