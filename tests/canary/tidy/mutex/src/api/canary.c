@@ -1,0 +1,3 @@
+/* A spin lock by another name. */
+#include <stdatomic.h>
+static atomic_flag lock;

@@ -1,0 +1,3 @@
+/* C's own condition. */
+#include <threads.h>
+static cnd_t lock;

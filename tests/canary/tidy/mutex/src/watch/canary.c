@@ -1,0 +1,3 @@
+/* A semaphore above core. */
+#include <semaphore.h>
+static sem_t lock;
