@@ -3,7 +3,7 @@ set(DROVER_MODULES "" CACHE INTERNAL "Every module named so far")
 # src/<name>/*.c as one static library that may use only the modules it names.
 # The linker refuses a wrong arrow to a function, tests/tidy.py one to a header.
 # LIBS are libraries from outside; headers of a module may show their types.
-# A folder without sources gives an empty library, so that the house always configures.
+# A folder without sources (auth, so far) gives an empty library.
 function(module name)
   cmake_parse_arguments(ARG "" "" "USES;LIBS" ${ARGN})
   file(GLOB sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/src/${name}/*.c)
