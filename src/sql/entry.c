@@ -52,6 +52,26 @@ uint64_t sql_row_sum(const struct sql_row *row)
     return hash_bytes(row->value, sum);
 }
 
+uint64_t sql_lease_sum(const struct sql_lease *lease)
+{
+    uint8_t fixed[3 * 8];
+    uint8_t *at = fixed;
+    at = entry_put_u64(at, (uint64_t)lease->id);
+    at = entry_put_u64(at, (uint64_t)lease->ttl_s);
+    at = entry_put_u64(at, lease->grant_seq);
+    ASSERT(at == fixed + sizeof(fixed));
+    return hash_bytes(slice_of(fixed, sizeof(fixed)), 0);
+}
+
+struct sql_lease sql_lease_granted(const struct sql_effect *effect, uint64_t seq)
+{
+    ASSERT(effect->kind == SQL_LEASE_PUT);
+    struct sql_lease lease = {
+        .id = effect->id, .ttl_s = effect->ttl_s, .grant_seq = seq, .counter = seq};
+    lease.sum = sql_lease_sum(&lease);
+    return lease;
+}
+
 struct hash128 sql_rows_hash(const struct sql_row *rows, uint32_t count)
 {
     ASSERT(count == 0 || rows != NULL);

@@ -264,8 +264,28 @@ static bool append_leases_repeat(const struct sql_entry *entry)
     return repeats;
 }
 
+/* What of the effects of one kind is one array of the statement. */
+enum append_part { PART_ID, PART_TTL, PART_SUM, PART_COUNTER };
+
+static int64_t append_effect_part(const struct sql_effect *effect, enum append_part part,
+                                  uint64_t seq)
+{
+    switch (part) {
+    case PART_ID:
+        return effect->id;
+    case PART_TTL:
+        return effect->ttl_s;
+    case PART_SUM:
+        return (int64_t)sql_lease_granted(effect, seq).sum;
+    case PART_COUNTER:
+        return (int64_t)effect->counter;
+    }
+    return 0;
+}
+
 static void append_put_effects(struct pg_params *params, const struct sql_effect *const *list,
-                               uint32_t count, enum sql_effect_kind kind, bool want_id)
+                               uint32_t count, enum sql_effect_kind kind, enum append_part part,
+                               uint64_t seq)
 {
     uint32_t matching = 0;
     for (uint32_t i = 0; i < count; i++) {
@@ -274,8 +294,7 @@ static void append_put_effects(struct pg_params *params, const struct sql_effect
     pg_array_begin(params, PG_ARRAY_I64, matching);
     for (uint32_t i = 0; i < count; i++) {
         if (list[i]->kind == kind) {
-            int64_t other = kind == SQL_LEASE_PUT ? list[i]->ttl_s : (int64_t)list[i]->counter;
-            pg_array_i64(params, want_id ? list[i]->id : other);
+            pg_array_i64(params, append_effect_part(list[i], part, seq));
         }
     }
     pg_array_end(params);
@@ -346,11 +365,12 @@ static void append_send_first(struct pg_conn *conn)
     const struct sql_effect **leases = append_leases(entry, &count);
     bool is_set_wise = count > 0 && !state->in_order;
     if (is_set_wise) {
-        append_put_effects(params, leases, count, SQL_LEASE_PUT, true);
-        append_put_effects(params, leases, count, SQL_LEASE_PUT, false);
-        append_put_effects(params, leases, count, SQL_LEASE_DELETE, true);
-        append_put_effects(params, leases, count, SQL_LEASE_EXPIRE, true);
-        append_put_effects(params, leases, count, SQL_LEASE_EXPIRE, false);
+        append_put_effects(params, leases, count, SQL_LEASE_PUT, PART_ID, entry->seq);
+        append_put_effects(params, leases, count, SQL_LEASE_PUT, PART_TTL, entry->seq);
+        append_put_effects(params, leases, count, SQL_LEASE_PUT, PART_SUM, entry->seq);
+        append_put_effects(params, leases, count, SQL_LEASE_DELETE, PART_ID, entry->seq);
+        append_put_effects(params, leases, count, SQL_LEASE_EXPIRE, PART_ID, entry->seq);
+        append_put_effects(params, leases, count, SQL_LEASE_EXPIRE, PART_COUNTER, entry->seq);
     }
     mem_free(leases);
     state->effect_next = state->in_order ? 0 : entry->effect_count;
@@ -396,8 +416,10 @@ static void append_send_effect(struct pg_conn *conn, const struct sql_effect *ef
     pg_put_i64(params, effect->id);
     enum pg_stmt stmt = PG_STMT_LEASE_DELETE;
     if (effect->kind == SQL_LEASE_PUT) {
+        uint64_t seq = append_of(conn)->entry->seq;
         pg_put_i64(params, effect->ttl_s);
-        pg_put_i64(params, (int64_t)append_of(conn)->entry->seq);
+        pg_put_i64(params, (int64_t)seq);
+        pg_put_i64(params, (int64_t)sql_lease_granted(effect, seq).sum);
         stmt = PG_STMT_LEASE_PUT;
     } else if (effect->kind == SQL_LEASE_EXPIRE) {
         pg_put_i64(params, (int64_t)effect->counter);

@@ -157,7 +157,8 @@ static enum err load_take_leases(struct pg_conn *conn, const PGresult *rows)
         leases[row].id = pg_get_i64(rows, row, 0);
         leases[row].ttl_s = pg_get_i64(rows, row, 1);
         leases[row].grant_seq = (uint64_t)pg_get_i64(rows, row, 2);
-        leases[row].counter = (uint64_t)pg_get_i64(rows, row, 3);
+        leases[row].sum = (uint64_t)pg_get_i64(rows, row, 3);
+        leases[row].counter = (uint64_t)pg_get_i64(rows, row, 4);
     }
     enum err err = count == 0 ? ERR_OK : load->on_leases(load, leases, (uint32_t)count);
     mem_free(leases);

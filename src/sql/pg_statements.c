@@ -54,18 +54,19 @@ const char *const pg_identity_poor =
     "yltlyl"         \
     "yllllllllyyy"   \
     "LIBYYLLLLILt"
-/* $31 granted, $32 their TTLs, $33 deleted, $34 expired, $35 their counters. */
+/* $31 granted, $32 their TTLs, $33 their sums, $34 deleted, $35 expired, $36 their counters. */
 #define APPEND_LEASES                                                                         \
-    ", lp AS (INSERT INTO ~lease (id, ttl_s, grant_seq, counter)"                             \
-    " SELECT p.id, p.ttl_s, e.seq, e.seq FROM e, unnest($31, $32) AS p(id, ttl_s)"            \
+    ", lp AS (INSERT INTO ~lease (id, ttl_s, grant_seq, sum, counter)"                        \
+    " SELECT p.id, p.ttl_s, e.seq, p.sum, e.seq"                                              \
+    " FROM e, unnest($31, $32, $33) AS p(id, ttl_s, sum)"                                     \
     " ON CONFLICT (id) DO UPDATE SET ttl_s = excluded.ttl_s, grant_seq = excluded.grant_seq," \
-    " counter = excluded.counter),"                                                           \
-    " ld AS (DELETE FROM ~lease l USING e, unnest($33) AS d(id) WHERE l.id = d.id),"          \
-    " lx AS (DELETE FROM ~lease l USING e, unnest($34, $35) AS x(id, counter)"                \
+    " sum = excluded.sum, counter = excluded.counter),"                                       \
+    " ld AS (DELETE FROM ~lease l USING e, unnest($34) AS d(id) WHERE l.id = d.id),"          \
+    " lx AS (DELETE FROM ~lease l USING e, unnest($35, $36) AS x(id, counter)"                \
     " WHERE l.id = x.id AND l.counter = x.counter RETURNING l.id)"
 /* Division by zero (22012) unless each lease to expire had the counter that was seen. */
 #define APPEND_EXPIRED_ALL \
-    "1 / CASE WHEN (SELECT count(*) FROM lx) = cardinality($34) THEN 1 ELSE 0 END"
+    "1 / CASE WHEN (SELECT count(*) FROM lx) = cardinality($35) THEN 1 ELSE 0 END"
 
 /* One row: kind, nine integers, four byte strings, two texts. The eighth integer tells one run of
  * the server from the next. */
@@ -90,18 +91,18 @@ const struct pg_stmt_text pg_stmt_texts[PG_STMT_COUNT] = {
     [PG_STMT_APPEND_LEASES] = {"append_leases",
                                APPEND_ENTRY APPEND_LEASES " SELECT " APPEND_NOTIFY
                                                           ", " APPEND_EXPIRED_ALL " FROM e",
-                               APPEND_TYPES "LLLLL"},
+                               APPEND_TYPES "LLLLLL"},
     /* More rows of an entry that this transaction has put. */
     [PG_STMT_APPEND_ROWS] = {"append_rows",
                              "INSERT INTO ~kv (" ROW_COLUMNS ") SELECT * FROM"
                              " unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
                              "LIBYYLLLLIL"},
     [PG_STMT_LEASE_PUT] = {"lease_put",
-                           "INSERT INTO ~lease (id, ttl_s, grant_seq, counter)"
-                           " VALUES ($1, $2, $3, $3) ON CONFLICT (id) DO UPDATE SET"
+                           "INSERT INTO ~lease (id, ttl_s, grant_seq, sum, counter)"
+                           " VALUES ($1, $2, $3, $4, $3) ON CONFLICT (id) DO UPDATE SET"
                            " ttl_s = excluded.ttl_s, grant_seq = excluded.grant_seq,"
-                           " counter = excluded.counter",
-                           "lll"},
+                           " sum = excluded.sum, counter = excluded.counter",
+                           "llll"},
     [PG_STMT_LEASE_DELETE] = {"lease_delete", "DELETE FROM ~lease WHERE id = $1", "l"},
     [PG_STMT_LEASE_EXPIRE] = {"lease_expire",
                               "WITH x AS (DELETE FROM ~lease WHERE id = $1 AND counter = $2"
@@ -155,26 +156,27 @@ const struct pg_stmt_text pg_stmt_texts[PG_STMT_COUNT] = {
          " ELSE $7 AND (d.owner IN (0, $1) OR d.expires <= now()) END"
          " RETURNING d.owner, d.term)"
          " SELECT 0::int8, owner, term, 0::int8, 0::int8, NULL::bytea, NULL::bytea, NULL::bytea,"
-         " NULL::text FROM taken"
+         " NULL::text, 0::int8 FROM taken"
          " UNION ALL SELECT 0, CASE WHEN d.expires <= now() THEN 0 ELSE d.owner END, d.term,"
-         " 0, 0, NULL, NULL, NULL, NULL FROM ~duty d"
+         " 0, 0, NULL, NULL, NULL, NULL, 0 FROM ~duty d"
          " WHERE d.id = 1 AND NOT EXISTS (SELECT 1 FROM taken)"
          " UNION ALL (SELECT 1, m.id, m.applied_seq, m.pin_rev,"
          " (extract(epoch FROM now() - m.heartbeat) * 1000)::int8, m.name, m.client_urls,"
-         " m.version, NULL FROM ~member m"
+         " m.version, NULL, 0 FROM ~member m"
          " WHERE m.id <> $1 AND m.heartbeat > now() - interval '10 seconds' ORDER BY m.id)"
-         " UNION ALL (SELECT 2, l.id, l.ttl_s, l.grant_seq, l.counter, NULL, NULL, NULL, NULL"
-         " FROM ~lease l ORDER BY l.id)"
+         " UNION ALL (SELECT 2, l.id, l.ttl_s, l.grant_seq, l.counter, NULL, NULL, NULL, NULL,"
+         " l.sum FROM ~lease l ORDER BY l.id)"
          " UNION ALL SELECT 3, pg_database_size(current_database()), 0, 0, 0, NULL, NULL, NULL,"
-         " NULL WHERE $10"
+         " NULL, 0 WHERE $10"
          " UNION ALL (SELECT 4, (extract(epoch FROM now() - s.since) * 1000)::int8, 0, 0, 0,"
-         " NULL, NULL, NULL, s.xmin FROM"
+         " NULL, NULL, NULL, s.xmin, 0 FROM"
          " (SELECT a.backend_xmin AS x, a.backend_xmin::text AS xmin, a.xact_start AS since"
          " FROM pg_stat_activity a WHERE $11 AND a.backend_xmin IS NOT NULL"
          " AND a.pid <> pg_backend_pid()"
          " UNION ALL SELECT r.xmin, r.xmin::text, NULL FROM pg_replication_slots r"
          " WHERE $11 AND r.xmin IS NOT NULL) s ORDER BY age(s.x) DESC LIMIT 1)"
-         " UNION ALL SELECT 5, count(pg_terminate_backend(a.pid)), 0, 0, 0, NULL, NULL, NULL, NULL"
+         " UNION ALL SELECT 5, count(pg_terminate_backend(a.pid)), 0, 0, 0, NULL, NULL, NULL, "
+         "NULL, 0"
          " FROM pg_stat_activity a WHERE $11 AND a.datname = current_database()"
          " AND a.usename = current_user AND a.application_name = 'drover' AND a.state = 'active'"
          " AND a.wait_event = 'ClientRead' AND a.xact_start < now() - interval '2 seconds'",
@@ -207,7 +209,8 @@ const struct pg_stmt_text pg_stmt_texts[PG_STMT_COUNT] = {
                                        " SELECT count(*), (SELECT count(*) FROM dead) FROM c",
          "yltllllll"},
     [PG_STMT_LOAD_LEASES] = {"load_leases",
-                             "SELECT id, ttl_s, grant_seq, counter FROM ~lease ORDER BY id", ""},
+                             "SELECT id, ttl_s, grant_seq, sum, counter FROM ~lease ORDER BY id",
+                             ""},
     [PG_STMT_LOAD_ROWS] = {"load_rows",
                            "SELECT " ROW_AS_COLUMNS " FROM ~kv k ORDER BY k.revision, k.sub", ""},
     [PG_STMT_LOAD_ENTRIES] = {"load_entries",

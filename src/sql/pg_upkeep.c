@@ -283,6 +283,7 @@ static enum err upkeep_take(struct pg_log *log, const PGresult *rows, struct sql
                 .ttl_s = pg_get_i64(rows, row, 2),
                 .grant_seq = (uint64_t)pg_get_i64(rows, row, 3),
                 .counter = (uint64_t)pg_get_i64(rows, row, 4),
+                .sum = (uint64_t)pg_get_i64(rows, row, 9),
             };
             break;
         case UPKEEP_BYTES:

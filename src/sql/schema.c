@@ -42,11 +42,11 @@ const struct sql_table sql_tables[SQL_TABLE_COUNT] = {
      " prev_rev bigint NOT NULL, prev_sub integer NOT NULL, sum bigint NOT NULL,"
      " PRIMARY KEY (revision, sub));"
      " ALTER TABLE ~kv ALTER COLUMN value SET STORAGE EXTERNAL"},
-    {"lease", "grant_seq",
+    {"lease", "sum",
      "CREATE TABLE ~lease (id INTEGER PRIMARY KEY, ttl_s INTEGER NOT NULL,"
-     " grant_seq INTEGER NOT NULL, counter INTEGER NOT NULL)",
+     " grant_seq INTEGER NOT NULL, sum INTEGER NOT NULL, counter INTEGER NOT NULL)",
      "CREATE TABLE ~lease (id bigint PRIMARY KEY, ttl_s bigint NOT NULL,"
-     " grant_seq bigint NOT NULL, counter bigint NOT NULL)" POSTGRES_HOT_ROWS},
+     " grant_seq bigint NOT NULL, sum bigint NOT NULL, counter bigint NOT NULL)" POSTGRES_HOT_ROWS},
     {"member", "pin_rev",
      "CREATE TABLE ~member (id INTEGER PRIMARY KEY, name BLOB NOT NULL, client_urls BLOB NOT NULL,"
      " version BLOB NOT NULL, applied_seq INTEGER NOT NULL, pin_rev INTEGER NOT NULL,"

@@ -5,7 +5,7 @@
  *   cluster  one row: who we are, and the fence of every write. The row to lock
  *   entry    one row per commit, dense by seq; the newest is the state of the world
  *   kv       one row per changed key; no index but the primary key
- *   lease    id, ttl, counter
+ *   lease    id, ttl, when it was granted, the sum of these; and the counter
  *   member   one row per live process, with its heartbeat
  *   duty     one row: who expires leases and compacts, until when
  *

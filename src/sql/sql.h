@@ -52,6 +52,15 @@ struct sql_row {
     uint64_t sum;     /* XXH3-64 of all the above: sql_row_sum. */
 };
 
+/* A row of lease. */
+struct sql_lease {
+    int64_t id;
+    int64_t ttl_s;
+    uint64_t grant_seq;
+    uint64_t sum;     /* XXH3-64 of all the above: sql_lease_sum. */
+    uint64_t counter; /* Begins at |grant_seq|; moved by keep-alives, outside of every entry. */
+};
+
 /* Ordered effects that are not keys, in the entry's |meta| bytes as well as in their own tables. */
 enum sql_effect_kind {
     SQL_LEASE_PUT = 1,    /* id, ttl: counter starts at the entry's seq. */
@@ -85,6 +94,9 @@ struct sql_entry {
 
 /* Pure; used by store before an append and by whoever checks rows. (sql/entry.c) */
 uint64_t sql_row_sum(const struct sql_row *row);
+uint64_t sql_lease_sum(const struct sql_lease *lease);
+/* The row that SQL_LEASE_PUT |effect| of entry |seq| writes. */
+struct sql_lease sql_lease_granted(const struct sql_effect *effect, uint64_t seq);
 struct hash128 sql_rows_hash(const struct sql_row *rows, uint32_t count);
 struct hash128 sql_entry_chain(const struct hash128 *previous, const struct sql_entry *entry);
 /* Effects <-> the bytes of entry.meta. Encoding appends to |buf|; decoding allocates in |arena|.
@@ -194,13 +206,6 @@ struct sql_keepalive {
     enum err err; /* ERR_LEADER_CHANGED when the fence did not hold. */
     void (*done)(struct sql_keepalive *keepalive);
     void *backend;
-};
-
-struct sql_lease {
-    int64_t id;
-    int64_t ttl_s;
-    uint64_t grant_seq;
-    uint64_t counter;
 };
 
 enum { SQL_MEMBER_URLS_SIZE = 1024, SQL_MEMBER_NAME_SIZE = 256, SQL_MEMBERS_MAX = 256 };

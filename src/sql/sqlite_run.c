@@ -47,12 +47,12 @@ const char *const sqlite_texts[STMT_COUNT] = {
         " WHERE revision >= ?1 AND revision < ?2 AND is_delete <> 0"
         " ORDER BY revision, sub LIMIT ?3)",
     [STMT_DELETED_BELOW] = "UPDATE ~cluster SET deleted_below = max(deleted_below, ?) WHERE id = 1",
-    [STMT_LEASE_PUT] = "INSERT OR REPLACE INTO ~lease (id, ttl_s, grant_seq, counter)"
-                       " VALUES (?, ?, ?3, ?3)",
+    [STMT_LEASE_PUT] = "INSERT OR REPLACE INTO ~lease (id, ttl_s, grant_seq, sum, counter)"
+                       " VALUES (?, ?, ?3, ?4, ?3)",
     [STMT_LEASE_DELETE] = "DELETE FROM ~lease WHERE id = ?",
     [STMT_LEASE_EXPIRE] = "DELETE FROM ~lease WHERE id = ? AND counter = ?",
     [STMT_LEASE_TOUCH] = "UPDATE ~lease SET counter = counter + 1 WHERE id = ? RETURNING counter",
-    [STMT_LEASES] = "SELECT id, ttl_s, grant_seq, counter FROM ~lease ORDER BY id",
+    [STMT_LEASES] = "SELECT id, ttl_s, grant_seq, sum, counter FROM ~lease ORDER BY id",
     [STMT_MEMBER_PUT] = "INSERT OR REPLACE INTO ~member (id, name, client_urls, version,"
                         " applied_seq, pin_rev, heartbeat) VALUES (?, ?, ?, ?, ?, ?, ?)",
     [STMT_MEMBER_DELETE] = "DELETE FROM ~member WHERE id = ? OR heartbeat < ?",
@@ -300,7 +300,8 @@ void sqlite_lease_take(sqlite3_stmt *stmt, struct sql_lease *lease)
     lease->id = sqlite3_column_int64(stmt, 0);
     lease->ttl_s = sqlite3_column_int64(stmt, 1);
     lease->grant_seq = (uint64_t)sqlite3_column_int64(stmt, 2);
-    lease->counter = (uint64_t)sqlite3_column_int64(stmt, 3);
+    lease->sum = (uint64_t)sqlite3_column_int64(stmt, 3);
+    lease->counter = (uint64_t)sqlite3_column_int64(stmt, 4);
 }
 
 /* ---- append --------------------------------------------------------------------------------- */
@@ -363,6 +364,7 @@ static bool append_effect(struct sqlite_log *log, const struct sql_effect *effec
         bind_int(stmt, 1, effect->id);
         bind_int(stmt, 2, effect->ttl_s);
         bind_int(stmt, 3, (int64_t)seq);
+        bind_int(stmt, 4, (int64_t)sql_lease_granted(effect, seq).sum);
         return stmt_run(stmt);
     case SQL_LEASE_DELETE:
         stmt = log->stmts[STMT_LEASE_DELETE];

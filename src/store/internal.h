@@ -338,8 +338,10 @@ void store_leases_keepalive(struct store *store, struct store_request *request);
 void store_leases_start(struct store *store);
 /* A read index arrived for a keep-alive, a TimeToLive or a list. */
 void store_leases_answer(struct store *store, struct store_request *request);
-/* Counters of an upkeep, received now. */
-void store_leases_read(struct store *store, const struct sql_lease *leases, uint32_t count);
+/* Counters of an upkeep, received now. False, and on_fatal was called: a row was changed. */
+bool store_leases_read(struct store *store, const struct sql_lease *leases, uint32_t count);
+/* Whether |lease| is another one than was written; |why| names it then. */
+bool store_lease_is_broken(const struct sql_lease *lease, char *why, size_t why_size);
 void store_leases_expire(struct store *store);
 /* Nobody waits for the ends of leases that are under way any more. */
 void store_leases_stop(struct store *store);

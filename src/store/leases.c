@@ -13,7 +13,7 @@
 #include "core/metrics.h"
 #include "store/internal.h"
 
-enum { KEEPALIVE_RETRY_MS = 50, GAP_SLACK_MS = 500 };
+enum { KEEPALIVE_RETRY_MS = 50, GAP_SLACK_MS = 500, LEASE_WHY_SIZE = 64 };
 
 static void expiry_done(struct store_request *request)
 {
@@ -80,16 +80,34 @@ void store_leases_reset(struct store *store)
     }
 }
 
-void store_leases_read(struct store *store, const struct sql_lease *leases, uint32_t count)
+bool store_lease_is_broken(const struct sql_lease *lease, char *why, size_t why_size)
+{
+    ASSERT(why != NULL);
+    ASSERT(why_size > 0);
+    if (lease->sum == sql_lease_sum(lease)) {
+        return false;
+    }
+    (void)snprintf(why, why_size, "lease %016llx does not match its checksum",
+                   (unsigned long long)lease->id);
+    return true;
+}
+
+bool store_leases_read(struct store *store, const struct sql_lease *leases, uint32_t count)
 {
     ASSERT(store_is_sound(store));
     ASSERT(count == 0 || leases != NULL);
     uint64_t now_ns = store_now_ns(store);
     lease_table_reading_begin(store->leases.table, now_ns);
     for (uint32_t i = 0; i < count; i++) {
+        char why[LEASE_WHY_SIZE];
+        if (store_lease_is_broken(&leases[i], why, sizeof(why))) {
+            store_fatal(store, ERR_CHAIN_BROKEN, why);
+            return false;
+        }
         lease_table_reading(store->leases.table, leases[i].id, leases[i].grant_seq,
                             leases[i].counter, now_ns);
     }
+    return true;
 }
 
 /* ---- keep-alives ---------------------------------------------------------------------------- */

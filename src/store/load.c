@@ -67,6 +67,9 @@ static enum err on_leases(struct sql_load *request, const struct sql_lease *leas
     struct store_load *load = CONTAINER_OF(request, struct store_load, load);
     ASSERT(load->store->load == load && load->edit != NULL);
     for (uint32_t i = 0; i < count; i++) {
+        if (store_lease_is_broken(&leases[i], load->why, sizeof(load->why))) {
+            return ERR_CHAIN_BROKEN;
+        }
         if (leases[i].ttl_s <= 0 || leases[i].id == 0) {
             return load_broken(load, "a lease without a TTL", leases[i].grant_seq);
         }

@@ -200,8 +200,9 @@ static void upkeep_done(struct sql_upkeep *request)
         upkeep->trim_due = true;
         upkeep->purge_failed = false;
         store->facts_stale = true;
-        store_leases_read(store, request->leases, request->lease_count);
-        store_leases_expire(store);
+        if (store_leases_read(store, request->leases, request->lease_count)) {
+            store_leases_expire(store);
+        }
     }
     upkeep_rest(store);
     store_ready_go_on(store);

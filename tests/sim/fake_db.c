@@ -65,10 +65,10 @@ static struct fake_lease *lease_find(struct fake_db *db, int64_t id)
     return at < db->lease_count && db->leases[at].lease.id == id ? &db->leases[at] : NULL;
 }
 
-static void lease_put(struct fake_db *db, const struct sql_lease *lease)
+static void lease_put(struct fake_db *db, struct sql_lease lease)
 {
-    uint32_t at = lease_place(db, lease->id);
-    if (at == db->lease_count || db->leases[at].lease.id != lease->id) {
+    uint32_t at = lease_place(db, lease.id);
+    if (at == db->lease_count || db->leases[at].lease.id != lease.id) {
         if (db->lease_count == db->lease_room) {
             db->lease_room = db->lease_room == 0 ? 16 : 2 * db->lease_room;
             db->leases = mem_realloc(db->leases, db->lease_room * sizeof(*db->leases));
@@ -76,7 +76,7 @@ static void lease_put(struct fake_db *db, const struct sql_lease *lease)
         memmove(&db->leases[at + 1], &db->leases[at], (db->lease_count - at) * sizeof(*db->leases));
         db->lease_count++;
     }
-    db->leases[at] = (struct fake_lease){*lease, db->sched->now_ns};
+    db->leases[at] = (struct fake_lease){lease, db->sched->now_ns};
 }
 
 static void lease_delete(struct fake_db *db, int64_t id)
@@ -134,7 +134,7 @@ static void effects_run(struct fake_db *db, const struct sql_entry *entry)
         const struct sql_effect *effect = &entry->effects[i];
         switch (effect->kind) {
         case SQL_LEASE_PUT:
-            lease_put(db, &(struct sql_lease){effect->id, effect->ttl_s, entry->seq, entry->seq});
+            lease_put(db, sql_lease_granted(effect, entry->seq));
             break;
         case SQL_LEASE_EXPIRE:
             if (db->on_expire != NULL) {

@@ -290,6 +290,66 @@ static void what_was_not_changed_is_applied(void **state)
     world_free(world);
 }
 
+/* ---- leases --------------------------------------------------------------------------------- */
+
+static void lease_id(struct sql_lease *lease)
+{
+    lease->id ^= 32;
+}
+
+static void lease_ttl(struct sql_lease *lease)
+{
+    lease->ttl_s = 9999;
+}
+
+static void lease_grant_seq(struct sql_lease *lease)
+{
+    lease->grant_seq--;
+}
+
+static void lease_sum(struct sql_lease *lease)
+{
+    lease->sum ^= 1;
+}
+
+/* The table of leases is no part of an entry; each row has a sum of its own. */
+static void a_changed_lease_is_refused_at_the_next_reading_and_at_a_start(void **state)
+{
+    static void (*const changes[])(struct sql_lease *) = {lease_id, lease_ttl, lease_grant_seq,
+                                                          lease_sum};
+    (void)state;
+    for (uint32_t i = 0; i < ARRAY_COUNT(changes); i++) {
+        struct world *world = world_with_keys(1, STORE_AUTO);
+        struct node *nodes = world->nodes;
+        struct sql_lease *lease = &world->db.leases[world->db.lease_count - 1].lease;
+        char named[100];
+        changes[i](lease);
+        (void)snprintf(named, sizeof(named), "lease %016llx does not match its checksum",
+                       (unsigned long long)lease->id);
+        node_start(&nodes[1], STORE_AUTO);
+        assert_int_equal(nodes[1].refusal, ERR_CHAIN_BROKEN);
+        assert_string_equal(nodes[1].why, named);
+        world_run_for(world, NS_PER_S);
+        assert_int_equal(nodes[0].fatal, ERR_CHAIN_BROKEN);
+        assert_string_equal(nodes[0].why, named);
+        world_free(world);
+    }
+}
+
+static void a_lease_that_was_renewed_is_no_changed_one(void **state)
+{
+    (void)state;
+    struct world *world = world_with_keys(1, STORE_AUTO);
+    struct ask renew = {.request = {.kind = STORE_LEASE_KEEPALIVE, .u.lease.id = HELD_LEASE}};
+    assert_int_equal(ask_run(&world->nodes[0], &renew), ERR_OK);
+    world->db.leases[0].lease.counter += 5;
+    world_run_for(world, 2 * NS_PER_S);
+    node_start(&world->nodes[1], STORE_AUTO);
+    assert_int_equal(world->nodes[0].fatal, ERR_OK);
+    assert_int_equal(world->nodes[1].refusal, ERR_OK);
+    world_free(world);
+}
+
 /* ---- a log that went back ------------------------------------------------------------------- */
 
 static void a_log_behind_or_beside_ours_is_lost_history(void **state)
@@ -336,6 +396,8 @@ int main(void)
         cmocka_unit_test(what_was_changed_is_refused_under_the_lock),
         cmocka_unit_test(what_was_changed_is_refused_at_a_start),
         cmocka_unit_test(what_was_not_changed_is_applied),
+        cmocka_unit_test(a_changed_lease_is_refused_at_the_next_reading_and_at_a_start),
+        cmocka_unit_test(a_lease_that_was_renewed_is_no_changed_one),
         cmocka_unit_test(a_log_behind_or_beside_ours_is_lost_history),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -72,8 +72,9 @@ static enum err conf_on_leases(struct sql_load *load, const struct sql_lease *le
 {
     struct conf_loading *state = CONTAINER_OF(load, struct conf_loading, load);
     ASSERT(!state->saw_rows);
-    for (uint32_t i = 0; i + 1 < count; i++) {
-        ASSERT(leases[i].id < leases[i + 1].id);
+    for (uint32_t i = 0; i < count; i++) {
+        ASSERT(i == 0 || leases[i - 1].id < leases[i].id);
+        ASSERT(leases[i].sum == sql_lease_sum(&leases[i]));
     }
     state->lease_count += count;
     return ERR_OK;
@@ -418,6 +419,7 @@ static bool conf_lease(struct conf_world *world, int64_t id, struct sql_lease *l
     bool found = false;
     for (uint32_t i = 0; i < upkeep.lease_count; i++) {
         ASSERT(i == 0 || upkeep.leases[i - 1].id < upkeep.leases[i].id);
+        ASSERT(upkeep.leases[i].sum == sql_lease_sum(&upkeep.leases[i]));
         if (upkeep.leases[i].id == id) {
             *lease = upkeep.leases[i];
             found = true;

@@ -49,6 +49,27 @@ static void a_row_sum_covers_every_field(void **state)
     }
 }
 
+static void a_lease_sum_covers_all_but_the_counter(void **state)
+{
+    (void)state;
+    const struct sql_effect grant = {.kind = SQL_LEASE_PUT, .id = 7, .ttl_s = 60};
+    const struct sql_lease lease = sql_lease_granted(&grant, 9);
+    assert_int_equal(lease.id, 7);
+    assert_int_equal(lease.ttl_s, 60);
+    assert_int_equal(lease.grant_seq, 9);
+    assert_int_equal(lease.counter, 9);
+    assert_int_equal(lease.sum, sql_lease_sum(&lease));
+    struct sql_lease changed[] = {lease, lease, lease, lease};
+    changed[0].id++;
+    changed[1].ttl_s++;
+    changed[2].grant_seq++;
+    changed[3].counter++;
+    for (uint32_t i = 0; i < 3; i++) {
+        assert_int_not_equal(sql_lease_sum(&changed[i]), lease.sum);
+    }
+    assert_int_equal(sql_lease_sum(&changed[3]), lease.sum);
+}
+
 /* Stored sums must mean the same in every later release. */
 static void sums_and_chain_keep_their_values_for_ever(void **state)
 {
@@ -75,6 +96,7 @@ static void sums_and_chain_keep_their_values_for_ever(void **state)
         (void)snprintf(text + 2 * (size_t)i, 3, "%02x", chain.bytes[i]);
     }
     assert_int_equal(row.sum, UINT64_C(0x501a34146fe66afa));
+    assert_int_equal(sql_lease_granted(&effects[0], 3).sum, UINT64_C(0x7c68b4906e7ea780));
     assert_string_equal(text, "5e845d88ee50e4380d3b609035a9da6a");
 }
 
@@ -250,6 +272,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_row_sum_covers_every_field),
+        cmocka_unit_test(a_lease_sum_covers_all_but_the_counter),
         cmocka_unit_test(sums_and_chain_keep_their_values_for_ever),
         cmocka_unit_test(the_chain_covers_every_field_and_what_came_before),
         cmocka_unit_test(effects_come_back_as_they_went),

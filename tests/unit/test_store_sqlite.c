@@ -354,6 +354,10 @@ static void one_changed_byte_is_refused_at_start_with_its_seq(void **state)
         {"DELETE FROM kv WHERE revision = 5", "seq 4"},
         {"UPDATE entry SET last_rev = 9 WHERE seq = 2", "seq 2"},
         {"DELETE FROM entry WHERE seq = 2", "seq 2"},
+        {"UPDATE lease SET ttl_s = 9999", "lease 000000000000002a"},
+        {"UPDATE lease SET id = 43", "lease 000000000000002b"},
+        {"UPDATE lease SET grant_seq = 1", "lease 000000000000002a"},
+        {"UPDATE lease SET sum = sum + 1", "lease 000000000000002a"},
     };
     (void)state;
     struct fixture *good = fixture_new();
@@ -361,6 +365,8 @@ static void one_changed_byte_is_refused_at_start_with_its_seq(void **state)
     for (uint32_t n = 0; n < 4; n++) {
         (void)put(good, n % 2 == 0 ? "k" : "l", "1", 0);
     }
+    struct ask grant = {.request = {.kind = STORE_LEASE_GRANT, .u.lease = {42, 3600}}};
+    assert_int_equal(ask_run(good, &grant), ERR_OK);
     fixture_stop(good);
     for (uint32_t i = 0; i < ARRAY_COUNT(table); i++) {
         struct fixture *fixture = fixture_new();
