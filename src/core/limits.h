@@ -24,7 +24,11 @@ enum {
     LIMIT_HTTP_HEADER_SIZE = 64 * 1024,    /* Bytes of one request's header list, HTTP/1 and 2. */
     LIMIT_HTTP_HEADER_COUNT = 256,
     LIMIT_IO_THREADS = 64,
+    LIMIT_IO_THREADS_AUTO = 16,              /* Of those that --io-threads 0 takes. */
     LIMIT_LISTENERS = 32,
+    LIMIT_LISTEN_BACKLOG = 4096,             /* Connections that the kernel keeps for accept. */
+    LIMIT_ACCEPTS_PER_TURN = 64,             /* Of one listener; then others come first. */
+    LIMIT_CALLS_POOLED = 1024,               /* Ended calls kept for reuse, per thread. */
     LIMIT_CONNECTIONS = 65536,               /* All threads together; more are closed at once. */
     LIMIT_CALLS = 512 * 1024,                /* Likewise calls; more are refused. ~7 KB each. */
     LIMIT_IN_MAX = 1024 * 1024 * 1024,       /* Bytes of requests held, all connections. */
@@ -73,6 +77,8 @@ enum {
     LIMIT_RPC_METHODS = 96,               /* gRPC methods that are counted; etcd has 49. */
     LIMIT_LOG_LINE_SIZE = 4096,           /* Bytes of one log line, newline included. */
     LIMIT_ENTRY_KEEP_MS = 10 * 60 * 1000, /* Entries stay at least this long. */
+    LIMIT_UPKEEP_MS = 500,                /* Between two heartbeats, and readings of leases. */
+    LIMIT_LEASE_MARGIN_MS = 500,          /* Beyond the TTL: a keep-alive may be on its way. */
 };
 /* clang-format on */
 #define LIMIT_OUT_MAX (INT64_C(2) * 1024 * 1024 * 1024)     /* Bytes of answers, all connections. */

@@ -9,8 +9,7 @@
 #include "rpc/gzip.h"
 
 enum {
-    CALL_POOL_MAX = 1024, /* Per thread; each keeps at most CALL_ARENA_KEEP bytes. */
-    CALL_ARENA_KEEP = 64 * 1024,
+    CALL_ARENA_KEEP = 64 * 1024, /* Of each of the LIMIT_CALLS_POOLED, at most. */
     CALL_ARENA_FREE = 4096, /* Not counted: the first block is within LIMIT_CONN_CALLS' 7 KB. */
 };
 
@@ -210,7 +209,7 @@ void rpc_call_unref(struct rpc_call *call)
     }
     ASSERT(rpc_call_is(call, CALL_GONE));
     struct rpc_io *io = call->io;
-    if (io->pool_count >= CALL_POOL_MAX) {
+    if (io->pool_count >= LIMIT_CALLS_POOLED) {
         rpc_call_free(call);
         rpc_io_check_end(io);
         return;

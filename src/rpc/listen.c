@@ -17,8 +17,6 @@
 #include "rpc/rpc.h"
 
 enum {
-    LISTEN_BACKLOG = 4096,
-    LISTEN_ACCEPTS_PER_TURN = 64,
     LISTEN_RETRY_MS = 100, /* After running out of descriptors. */
     LISTEN_HOST_SIZE = 256,
     LISTEN_PORT_SIZE = 8,
@@ -265,7 +263,7 @@ struct rpc_listen *rpc_listen_new(const char *url, char *why, size_t why_size)
     self->url = mem_strdup(url);
     self->fd = listen_bind(self, url, why, why_size);
     /* Listening, too, is exclusive: two processes may bind one port while neither listens. */
-    if (self->fd >= 0 && listen(self->fd, LISTEN_BACKLOG) != 0) {
+    if (self->fd >= 0 && listen(self->fd, LIMIT_LISTEN_BACKLOG) != 0) {
         (void)snprintf(why, why_size, "cannot listen on %s: %s", url, strerror(errno));
         (void)close(self->fd);
         self->fd = -1;
@@ -330,7 +328,7 @@ static void listen_on_ready(uv_poll_t *poll, int status, int events)
     (void)status;
     (void)events;
     struct rpc_listen *listen = CONTAINER_OF(poll, struct rpc_listen, poll);
-    for (uint32_t i = 0; i < LISTEN_ACCEPTS_PER_TURN; i++) {
+    for (uint32_t i = 0; i < LIMIT_ACCEPTS_PER_TURN; i++) {
         int fd = accept4(listen->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
         if (fd >= 0) {
             listen->accepted(listen->arg, fd, listen->kind);

@@ -545,9 +545,9 @@ static void print_wrapped(FILE *out, const char *indent, const char *text)
 void config_print_help(FILE *out)
 {
 #define SECTION(title) fprintf(out, "\n%s:\n", title);
-#define SETTING(field, name, kind, fallback, etcd, help)                                 \
-    fprintf(out, SETTING_##kind == SETTING_BOOL ? "  --%s=%s\n" : "  --%s '%s'\n", name, \
-            fallback);                                                                   \
+#define SETTING(field, name, kind, fallback, etcd, help)                                     \
+    fprintf(out, SETTING_##kind == SETTING_BOOL ? "  --%s=%s%s\n" : "  --%s '%s'%s\n", name, \
+            fallback, (etcd) ? "  (etcd's)" : "");                                           \
     print_wrapped(out, "      ", help);
 #include "server/config.def"
 #undef SETTING
@@ -556,10 +556,11 @@ void config_print_help(FILE *out)
     print_wrapped(out, "      ",
                   "YAML file with the names above as keys; configs/full.yaml has them "
                   "all. Also DROVER_CONFIG_FILE.");
-    fprintf(out,
-            "\nEach is also read from the environment: DROVER_DATA_DIR for --data-dir, and ETCD_… "
-            "where\netcd has the same flag. A flag wins over DROVER_…, then ETCD_…, then the file."
-            "\n");
+    fprintf(
+        out,
+        "\nEach is also read from the environment: DROVER_DATA_DIR for --data-dir. Those marked "
+        "(etcd's)\nare read from ETCD_…, too: ETCD_DATA_DIR. A flag wins over DROVER_…, then "
+        "ETCD_…, then the file.\n");
 }
 
 static bool needs_quotes(const char *text)

@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "api/api.h"
+#include "core/limits.h"
 #include "core/log.h"
 #include "core/mem.h"
 #include "core/sm.h"
@@ -176,7 +177,7 @@ static void on_publish(void *arg)
 static void on_fatal(void *arg, enum err err, const char *why)
 {
     (void)arg;
-    LOG(LOG_ERROR, "cannot go on", LSTR("error", err_text(err)), LSTR("why", why));
+    (void)err; /* The store has logged it. */
     fprintf(stderr, "drover: %s\n", why);
     _exit(EXIT_FAILED); /* No clean-up: what it would write could rest on a broken state. */
 }
@@ -314,8 +315,8 @@ static void make_store(struct serve *serve)
             (enum store_transaction_mode)config_choice(&serve->config, SETTING_ID_transaction_mode),
         .poll_interval_ms =
             (uint32_t)(setting(serve, SETTING_ID_poll_interval) / (int64_t)NS_PER_MS),
-        .upkeep_interval_ms = 500,
-        .lease_margin_ms = 500,
+        .upkeep_interval_ms = LIMIT_UPKEEP_MS,
+        .lease_margin_ms = LIMIT_LEASE_MARGIN_MS,
         .max_txn_ops = (uint64_t)setting(serve, SETTING_ID_max_txn_ops),
         .request_size_max = (uint64_t)setting(serve, SETTING_ID_max_request_bytes),
         .on_publish = on_publish,
@@ -403,7 +404,7 @@ static void make_threads(struct serve *serve)
     int64_t count = setting(serve, SETTING_ID_io_threads);
     if (count == 0) {
         long online = sysconf(_SC_NPROCESSORS_ONLN);
-        count = online < 1 ? 1 : online > 16 ? 16 : online;
+        count = online < 1 ? 1 : online > LIMIT_IO_THREADS_AUTO ? LIMIT_IO_THREADS_AUTO : online;
     }
     serve->thread_count = (uint32_t)count;
     serve->threads = mem_alloc((size_t)count * sizeof(struct io_thread));
@@ -452,7 +453,9 @@ static int run(struct serve *serve)
     loop_run(&serve->loop);
 
     ASSERT(sm_is(&serve->sm, SERVE_ENDED));
-    LOG(LOG_INFO, "stopped", LINT("status", serve->status));
+    if (serve->status == 0) { /* Else the last line says what failed. */
+        LOG(LOG_INFO, "stopped");
+    }
     rpc_server_free(serve->server);
     api_free(serve->api);
     store_free(serve->store);

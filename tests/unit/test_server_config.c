@@ -8,6 +8,7 @@
 
 #include <cmocka.h>
 
+#include "core/limits.h"
 #include "server/config.h"
 #include "sql/sql.h"
 
@@ -264,6 +265,52 @@ static void the_printed_configuration_hides_passwords_and_loads_again(void **sta
     free(text);
 }
 
+static void print_help(const struct config *config, FILE *out)
+{
+    (void)config;
+    config_print_help(out);
+}
+
+static void defaults_and_what_help_says_of_ceilings_are_core_limits(void **state)
+{
+    (void)state;
+    struct load l;
+    const char *none[] = {NULL};
+    load(&l, none, NULL);
+    assert_int_equal(config_number(&l.config, SETTING_ID_max_txn_ops), LIMIT_TXN_OPS_MAX);
+    assert_int_equal(config_number(&l.config, SETTING_ID_max_request_bytes),
+                     LIMIT_REQUEST_SIZE_MAX);
+    config_fini(&l.config);
+
+    const struct {
+        const char *before;
+        int value;
+        const char *behind;
+    } said[] = {
+        {"one transaction, at most ", LIMIT_BATCH_ROWS, "."},
+        {"in bytes, at most ", LIMIT_REQUEST_SIZE_CEILING >> 20, " MiB."},
+        {"has processors, at most ", LIMIT_IO_THREADS_AUTO, "."},
+    };
+    char *help = printed(print_help, NULL);
+    for (size_t i = 0; i < ARRAY_COUNT(said); i++) {
+        char words[64];
+        (void)snprintf(words, sizeof(words), "%s%d%s", said[i].before, said[i].value,
+                       said[i].behind);
+        assert_non_null(strstr(help, words));
+    }
+    free(help);
+}
+
+static void help_shows_forms_that_are_taken_and_what_etcd_has(void **state)
+{
+    (void)state;
+    char *help = printed(print_help, NULL);
+    assert_non_null(strstr(help, "  --datastore-pooler=false\n"));
+    assert_non_null(strstr(help, "  --data-dir 'default.drover'  (etcd's)\n"));
+    assert_non_null(strstr(help, "  --poll-interval '100ms'\n"));
+    free(help);
+}
+
 static void configs_full_yaml_is_what_the_table_says(void **state)
 {
     (void)state;
@@ -291,6 +338,8 @@ int main(void)
         cmocka_unit_test(a_wrong_file_names_its_line),
         cmocka_unit_test(durations_are_read_as_go_does),
         cmocka_unit_test(the_printed_configuration_hides_passwords_and_loads_again),
+        cmocka_unit_test(defaults_and_what_help_says_of_ceilings_are_core_limits),
+        cmocka_unit_test(help_shows_forms_that_are_taken_and_what_etcd_has),
         cmocka_unit_test(configs_full_yaml_is_what_the_table_says),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
