@@ -88,6 +88,10 @@ function(gate_tests)
         SKIP_RETURN_CODE 77)
     endforeach()
   endforeach()
+  # With nothing there but what the server needs.
+  add_test(NAME configure_bare COMMAND ${CMAKE_COMMAND} -S ${PROJECT_SOURCE_DIR}
+    -B ${PROJECT_BINARY_DIR}/bare -DCMAKE_DISABLE_FIND_PACKAGE_Python3=ON)
+  set_tests_properties(configure_bare PROPERTIES LABELS gate TIMEOUT ${TEST_HANG_S})
   add_test(NAME failures_canary
     COMMAND ${Python3_EXECUTABLE} ${PROJECT_SOURCE_DIR}/scripts/failures canary)
   set_tests_properties(failures_canary PROPERTIES LABELS gate TIMEOUT ${TEST_HANG_S})
