@@ -104,6 +104,7 @@ void node_start(struct node *node, enum store_transaction_mode mode)
                                   .transaction_mode = mode,
                                   .poll_interval_ms = 100,
                                   .upkeep_interval_ms = 500,
+                                  .lease_margin_ms = node->lease_margin_ms,
                                   .max_txn_ops = 128,
                                   .request_size_max = NODE_REQUEST_SIZE_MAX,
                                   .on_ready = on_ready,

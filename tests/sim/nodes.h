@@ -35,6 +35,7 @@ struct node {
     char why[160];    /* The line that came with either. */
     bool may_wait;    /* node_start returns before it is ready. */
     bool exclusive;   /* To start with: nobody else can write. */
+    uint64_t lease_margin_ms;
 };
 
 struct world {
