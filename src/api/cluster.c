@@ -65,7 +65,7 @@ static void member_list_reply(struct api_thread *thread, struct rpc_call *call)
         response.members[response.n_members++] = member;
     }
     if (response.n_members < facts->member_count) {
-        rpc_fail_err(call, ERR_INTERNAL); /* Members are few: SQL_MEMBERS_MAX. */
+        rpc_fail_err(call, ERR_INTERNAL); /* Members are few: LIMIT_MEMBERS. */
         return;
     }
     api_reply_packed(thread, call, &response.base);

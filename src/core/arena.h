@@ -16,6 +16,9 @@ struct arena {
     size_t size_max;
 };
 
+/* Of an arena whose contents are bounded by other ceilings. Sums of sizes cannot wrap. */
+#define ARENA_NO_CEILING (SIZE_MAX / 4)
+
 /* Allocates nothing yet. |size_max| > 0, in bytes. */
 void arena_init(struct arena *arena, size_t size_max);
 /* Frees every block; the arena may be used again as after arena_init. */

@@ -20,6 +20,10 @@ enum {
     LIMIT_READS_WAITING_MAX = 1024 * 1024, /* Linearizable reads that wait for an index. */
     LIMIT_TAIL_ENTRIES = 1024,             /* Entries in one tail answer ... */
     LIMIT_TAIL_BYTES = 16 * 1024 * 1024,   /* ... and bytes; always one whole entry. */
+    LIMIT_READ_PROOFS = 32,                /* Answered read indexes whose seq is not applied yet. */
+    LIMIT_LOAD_ARENA = 1024 * 1024 * 1024, /* Bytes that a load holds beside the cache. */
+    LIMIT_CHECK_ARENA = 256 * 1024 * 1024, /* Bytes for the check of one Txn. */
+    LIMIT_MEMBERS = 256,                   /* Live replicas that are listed. */
     LIMIT_REQUEST_TIMEOUT_MS = 7000,       /* Of a write or a read index, at most. */
     LIMIT_HTTP_HEADER_SIZE = 64 * 1024,    /* Bytes of one request's header list, HTTP/1 and 2. */
     LIMIT_HTTP_HEADER_COUNT = 256,
@@ -77,6 +81,14 @@ enum {
     LIMIT_RPC_METHODS = 96,               /* gRPC methods that are counted; etcd has 49. */
     LIMIT_LOG_LINE_SIZE = 4096,           /* Bytes of one log line, newline included. */
     LIMIT_ENTRY_KEEP_MS = 10 * 60 * 1000, /* Entries stay at least this long. */
+    LIMIT_PURGE_ENTRIES = 100000,         /* Entries that one purge deletes. */
+    LIMIT_BACKOFF_MIN_MS = 50,            /* Before what failed is tried again; doubles ... */
+    LIMIT_BACKOFF_MAX_MS = 2000,          /* ... up to this. */
+    LIMIT_DOUBT_BACKOFF_MIN_MS = 20,      /* Likewise before a batch in doubt is sent again, ... */
+    LIMIT_DOUBT_BACKOFF_MAX_MS = 1000,
+    LIMIT_HEALTH_FAILURES = 3,            /* Reads failed in a row: the breaker opens; ... */
+    LIMIT_HEALTH_OVERDUE_MS = 1400,       /* ... likewise when none was answered for so long, ... */
+    LIMIT_HEALTH_GRACE_MS = 100,          /* ... and so long behind another look at the sockets. */
     LIMIT_UPKEEP_MS = 500,                /* Between two heartbeats, and readings of leases. */
     LIMIT_LEASE_MARGIN_MS = 500,          /* Beyond the TTL: a keep-alive may be on its way. */
 };

@@ -5,11 +5,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "core/limits.h"
 #include "core/log.h"
 #include "core/mem.h"
 #include "core/metrics.h"
 
-enum { BACKOFF_FIRST_MS = 50, BACKOFF_MAX_MS = 2000 };
 /* Beyond the server's own time-out of a statement, the answer is not worth waiting for. */
 enum { ANSWER_GRACE_MS = 3000 };
 
@@ -189,8 +189,8 @@ static void conn_on_backoff(struct timer *timer)
 static void conn_back_off(struct pg_conn *conn)
 {
     sm_move(&conn->sm, PG_DOWN);
-    uint32_t ms = conn->backoff_ms == 0 ? BACKOFF_FIRST_MS : conn->backoff_ms * 2;
-    conn->backoff_ms = ms > BACKOFF_MAX_MS ? BACKOFF_MAX_MS : ms;
+    uint32_t ms = conn->backoff_ms == 0 ? LIMIT_BACKOFF_MIN_MS : conn->backoff_ms * 2;
+    conn->backoff_ms = ms > LIMIT_BACKOFF_MAX_MS ? LIMIT_BACKOFF_MAX_MS : ms;
     uint64_t wait_ms = conn->backoff_ms / 2 + rng_below(&conn->log->rng, conn->backoff_ms / 2 + 1);
     timers_arm(conn_timers(conn), &conn->timer, wait_ms * NS_PER_MS, conn_on_backoff);
     conn_fail_queue(conn, conn->down_err);

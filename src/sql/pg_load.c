@@ -4,11 +4,11 @@
  */
 #include "sql/postgres.h"
 
+#include "core/limits.h"
 #include "core/mem.h"
 
 enum { LOAD_CHUNK_ITEMS = 1024, LOAD_CHUNK_BYTES = 4 * 1024 * 1024 };
 /* One item may be larger than a chunk; the ceiling only stops what no drover wrote. */
-enum { LOAD_ARENA_MAX = 1024 * 1024 * 1024 };
 
 static struct sql_load *load_of(struct pg_conn *conn)
 {
@@ -213,7 +213,7 @@ static void load_on_begin(struct pg_conn *conn, const struct pg_reply *reply)
 void pg_load_start(struct pg_conn *conn, struct pg_op *op)
 {
     (void)op;
-    arena_init(&conn->log->load.arena, LOAD_ARENA_MAX);
+    arena_init(&conn->log->load.arena, LIMIT_LOAD_ARENA);
     conn->log->load.err = ERR_OK;
     /* As long as it takes, but not idle: callbacks run between two reads of one statement. */
     pg_conn_query(

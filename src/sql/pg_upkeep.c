@@ -6,10 +6,10 @@
 
 #include <stdlib.h>
 
+#include "core/limits.h"
 #include "core/log.h"
 #include "core/mem.h"
 
-enum { PURGE_ENTRIES_MAX = 100000 };
 /* How often the costly questions are asked: sizes read directories, snapshots all backends. */
 #define UPKEEP_BYTES_NS (30 * NS_PER_S)
 #define UPKEEP_SNAPSHOT_NS (5 * NS_PER_S)
@@ -195,7 +195,7 @@ static void upkeep_send(struct pg_conn *conn, const struct sql_upkeep *upkeep)
 
 static void upkeep_take_member(const PGresult *rows, int row, struct sql_upkeep *upkeep)
 {
-    if (upkeep->member_count == SQL_MEMBERS_MAX) {
+    if (upkeep->member_count == LIMIT_MEMBERS) {
         return;
     }
     struct sql_member *member = &upkeep->members[upkeep->member_count++];
@@ -263,7 +263,7 @@ static enum err upkeep_take(struct pg_log *log, const PGresult *rows, struct sql
     upkeep->duty_term = 0;
     upkeep->member_count = 0;
     upkeep->lease_count = 0;
-    upkeep->members = arena_alloc(upkeep->arena, (SQL_MEMBERS_MAX + 1) * sizeof(*upkeep->members));
+    upkeep->members = arena_alloc(upkeep->arena, (LIMIT_MEMBERS + 1) * sizeof(*upkeep->members));
     upkeep->leases = arena_alloc(upkeep->arena, ((size_t)count + 1) * sizeof(*upkeep->leases));
     if (upkeep->members == NULL || upkeep->leases == NULL) {
         return ERR_REQUEST_TOO_LARGE;
@@ -323,7 +323,7 @@ static void purge_send(struct pg_conn *conn, const struct sql_purge *purge)
     pg_put_i64(params, purge->to_rev);
     uint64_t below = purge->entries_below < INT64_MAX ? purge->entries_below : INT64_MAX;
     pg_put_i64(params, (int64_t)below);
-    pg_put_i64(params, PURGE_ENTRIES_MAX);
+    pg_put_i64(params, LIMIT_PURGE_ENTRIES);
     pg_put_i64(params, purge->rows_max);
     pg_conn_execute(conn, PG_STMT_PURGE, single_on_reply);
 }

@@ -208,7 +208,7 @@ struct sql_keepalive {
     void *backend;
 };
 
-enum { SQL_MEMBER_URLS_SIZE = 1024, SQL_MEMBER_NAME_SIZE = 256, SQL_MEMBERS_MAX = 256 };
+enum { SQL_MEMBER_URLS_SIZE = 1024, SQL_MEMBER_NAME_SIZE = 256 };
 struct sql_member {
     uint64_t id;
     char name[SQL_MEMBER_NAME_SIZE];

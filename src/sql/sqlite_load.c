@@ -5,9 +5,10 @@
  */
 #include "sql/sqlite.h"
 
+#include "core/limits.h"
+
 enum { LOAD_CHUNK_ITEMS = 1024, LOAD_CHUNK_BYTES = 4 * 1024 * 1024 };
 /* One item may be larger than a chunk; the ceiling only stops what no drover wrote. */
-enum { LOAD_ARENA_MAX = 1024 * 1024 * 1024 };
 
 static struct sql_load *load_request(struct sqlite_log *log)
 {
@@ -171,7 +172,7 @@ void sqlite_load_begin(struct sqlite_log *log)
     struct sqlite_load *load = &log->load;
     struct sql_load *request = load_request(log);
     ASSERT(load->state == LOAD_IDLE);
-    arena_init(&load->arena, LOAD_ARENA_MAX);
+    arena_init(&load->arena, LIMIT_LOAD_ARENA);
     load->to_home.run = load_at_home;
     load->to_there.run = load_go_on;
     load->stop = false;

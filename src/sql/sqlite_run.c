@@ -5,12 +5,12 @@
 #include <sys/stat.h>
 
 #include "core/buf.h"
+#include "core/limits.h"
 #include "core/log.h"
 #include "sql/schema.h"
 
 enum { MEMBER_ALIVE_MS = 10 * 1000, MEMBER_FORGET_MS = 10 * 60 * 1000 };
 /* Entries removed in one purge, at most: so that appends don't wait long behind one. */
-enum { ENTRIES_PURGED_MAX = 100000 };
 
 #define ENTRY_COLUMNS                                                                 \
     "seq, writer, writer_counter, epoch, first_rev, last_rev, row_count, byte_count," \
@@ -688,14 +688,14 @@ static enum err upkeep_duty(struct sqlite_log *log, struct sql_upkeep *upkeep, i
 static enum err upkeep_members(struct sqlite_log *log, struct sql_upkeep *upkeep, int64_t now_ms)
 {
     upkeep->member_count = 0;
-    upkeep->members = arena_alloc(upkeep->arena, SQL_MEMBERS_MAX * sizeof(*upkeep->members));
+    upkeep->members = arena_alloc(upkeep->arena, LIMIT_MEMBERS * sizeof(*upkeep->members));
     if (upkeep->members == NULL) {
         return ERR_REQUEST_TOO_LARGE;
     }
     sqlite3_stmt *stmt = log->stmts[STMT_MEMBERS];
     bind_int(stmt, 1, now_ms - MEMBER_ALIVE_MS);
     int code = SQLITE_DONE;
-    while (upkeep->member_count < SQL_MEMBERS_MAX && (code = sqlite3_step(stmt)) == SQLITE_ROW) {
+    while (upkeep->member_count < LIMIT_MEMBERS && (code = sqlite3_step(stmt)) == SQLITE_ROW) {
         struct sql_member *member = &upkeep->members[upkeep->member_count++];
         member->id = (uint64_t)sqlite3_column_int64(stmt, 0);
         column_text(stmt, 1, member->name, sizeof(member->name));
@@ -790,7 +790,7 @@ static enum err purge_write(struct sqlite_log *log, struct sql_purge *purge)
     }
     sqlite3_stmt *stmt = log->stmts[STMT_ENTRY_PURGE];
     bind_int(stmt, 1, (int64_t)purge->entries_below);
-    bind_int(stmt, 2, ENTRIES_PURGED_MAX);
+    bind_int(stmt, 2, LIMIT_PURGE_ENTRIES);
     return stmt_run(stmt) ? ERR_OK : sqlite_error(log, "purge entries");
 }
 

@@ -58,10 +58,10 @@ void store_batch_init(struct store *store)
     sm_init(&batch->sm, batch_states, BATCH_STATE_COUNT, BATCH_IDLE);
     ASSERT(batch->eval.edit == NULL && batch->members.count == 0);
     batch->eval.rng = store->config.rng;
-    /* No ceilings of their own: admission bounds what is evaluated, the log what is pulled. */
-    arena_init(&batch->eval.bytes, SIZE_MAX / 4);
-    arena_init(&batch->eval.scratch, SIZE_MAX / 4);
-    arena_init(&batch->lock_arena, SIZE_MAX / 4);
+    /* Admission bounds what is evaluated, the log what is pulled. */
+    arena_init(&batch->eval.bytes, ARENA_NO_CEILING);
+    arena_init(&batch->eval.scratch, ARENA_NO_CEILING);
+    arena_init(&batch->lock_arena, ARENA_NO_CEILING);
 }
 
 void store_batch_fini(struct store *store)
@@ -321,7 +321,7 @@ static void refused(struct store *store, enum err err)
 static void executed(struct store_batch *batch)
 {
     ASSERT(batch->sm.now < BATCH_STATE_COUNT);
-    ASSERT(batch->pause_ms <= STORE_BACKOFF_MAX_MS);
+    ASSERT(batch->pause_ms <= LIMIT_BACKOFF_MAX_MS);
     if (batch->refusals > 0) {
         LOG(LOG_INFO, "appends go again", LUINT("refused", batch->refusals));
     }

@@ -7,9 +7,6 @@
  */
 #include "store/internal.h"
 
-/* Memory of one check: keys are borrowed, so this is a few words per operation and level. */
-enum { CHECK_ARENA_MAX = 256 * 1024 * 1024 };
-
 enum err store_range_check(const struct store_range *range)
 {
     if (range->key.size == 0) {
@@ -461,7 +458,8 @@ enum err store_txn_check(const struct store_txn *txn, uint64_t max_ops)
     TRY(txn_ops_check(txn, max_ops));
     struct arena arena;
     struct store_vec frames = {0};
-    arena_init(&arena, CHECK_ARENA_MAX);
+    /* Keys are borrowed: this takes a few words per operation and level. */
+    arena_init(&arena, LIMIT_CHECK_ARENA);
     enum err err = list_overlap_check(&arena, &frames, txn->success, txn->success_count);
     if (err == ERR_OK) {
         err = list_overlap_check(&arena, &frames, txn->failure, txn->failure_count);

@@ -15,8 +15,6 @@
  */
 #include "store/internal.h"
 
-enum { DOUBT_BACKOFF_MIN_MS = 20, DOUBT_BACKOFF_MAX_MS = 1000 };
-
 /* 0 rows: the losing statement's own snapshot may be older than the winner, so ask again. */
 void store_batch_look(struct store *store)
 {
@@ -134,7 +132,7 @@ static void retry_due(struct timer *timer)
     struct store *store = CONTAINER_OF(batch, struct store, batch);
     ASSERT(sm_is(&batch->sm, BATCH_DOUBT));
     if (store->health.fenced) { /* Another database is asked nothing: until store_batch_back. */
-        timers_arm(store->timers, &batch->retry, DOUBT_BACKOFF_MAX_MS * NS_PER_MS, retry_due);
+        timers_arm(store->timers, &batch->retry, LIMIT_DOUBT_BACKOFF_MAX_MS * NS_PER_MS, retry_due);
         return;
     }
     resolve(store);
@@ -164,8 +162,8 @@ void store_batch_doubt(struct store *store)
         return; /* The log is being closed. */
     }
     uint32_t doublings = batch->attempts < 6 ? batch->attempts : 6;
-    uint64_t ms = (uint64_t)DOUBT_BACKOFF_MIN_MS << doublings;
-    ms = ms < DOUBT_BACKOFF_MAX_MS ? ms : DOUBT_BACKOFF_MAX_MS;
+    uint64_t ms = (uint64_t)LIMIT_DOUBT_BACKOFF_MIN_MS << doublings;
+    ms = ms < LIMIT_DOUBT_BACKOFF_MAX_MS ? ms : LIMIT_DOUBT_BACKOFF_MAX_MS;
     ms = batch->attempts == 0 ? 0 : ms / 2 + rng_below(store->config.rng, ms);
     timers_arm(store->timers, &batch->retry, ms * NS_PER_MS, retry_due);
 }

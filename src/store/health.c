@@ -16,12 +16,7 @@
  */
 #include "store/internal.h"
 
-enum {
-    HEALTH_FAILURES_MAX = 3,
-    HEALTH_OVERDUE_MS = 1400,
-    HEALTH_GRACE_MS = 100, /* On top; 1.5 s together. */
-    HEALTH_READS_MAX = 5,  /* Probe, tail, lock, verdict, upkeep: one each. */
-};
+enum { HEALTH_READS_MAX = 5 }; /* Probe, tail, lock, verdict, upkeep: one each. */
 
 static const struct sm_state health_states[HEALTH_STATE_COUNT] = {
     [HEALTH_OK] = {"ok", SM_TO(HEALTH_AWAY)},
@@ -125,7 +120,7 @@ static void overdue(struct timer *timer)
     struct store_health *health = CONTAINER_OF(timer, struct store_health, overdue);
     struct store *store = CONTAINER_OF(health, struct store, health);
     ASSERT(health->outstanding > 0 && !store->log->exclusive);
-    timers_arm(store->timers, timer, HEALTH_GRACE_MS * NS_PER_MS, still_overdue);
+    timers_arm(store->timers, timer, LIMIT_HEALTH_GRACE_MS * NS_PER_MS, still_overdue);
 }
 
 void store_health_begin(struct store *store)
@@ -135,7 +130,7 @@ void store_health_begin(struct store *store)
     health->outstanding++;
     ASSERT(health->outstanding <= HEALTH_READS_MAX);
     if (!store->log->exclusive && !timer_is_armed(&health->overdue)) {
-        timers_arm(store->timers, &health->overdue, HEALTH_OVERDUE_MS * NS_PER_MS, overdue);
+        timers_arm(store->timers, &health->overdue, LIMIT_HEALTH_OVERDUE_MS * NS_PER_MS, overdue);
     }
 }
 
@@ -151,7 +146,7 @@ static bool end_one(struct store *store)
     }
     timers_disarm(store->timers, &health->overdue);
     if (health->outstanding > 0) {
-        timers_arm(store->timers, &health->overdue, HEALTH_OVERDUE_MS * NS_PER_MS, overdue);
+        timers_arm(store->timers, &health->overdue, LIMIT_HEALTH_OVERDUE_MS * NS_PER_MS, overdue);
     }
     return true;
 }
@@ -181,7 +176,7 @@ void store_health_end(struct store *store, bool answered)
     }
     health->failures++;
     if (sm_is(&health->sm, HEALTH_HALF_OPEN) ||
-        (sm_is(&health->sm, HEALTH_OK) && health->failures >= HEALTH_FAILURES_MAX)) {
+        (sm_is(&health->sm, HEALTH_OK) && health->failures >= LIMIT_HEALTH_FAILURES)) {
         go_away(store);
     }
 }

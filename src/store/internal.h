@@ -33,7 +33,6 @@ void store_vec_fini(struct store_vec *vec);
 
 /* ---- waiting before it is tried again (store.c) --------------------------------------------- */
 
-enum { STORE_BACKOFF_MIN_MS = 50, STORE_BACKOFF_MAX_MS = 2000 };
 /* The next wait of a row of failures, with jitter; |*backoff_ms| is 0 in front of the first. */
 uint64_t store_backoff_ns(struct store *store, uint32_t *backoff_ms);
 
@@ -241,7 +240,6 @@ void store_tail_fini(struct store *store);
 
 /* ---- read_index.c --------------------------------------------------------------------------- */
 
-enum { PROOFS_MAX = 32 };
 struct store_reads {
     struct request_list waiting; /* In order of arrival. */
     uint64_t arrivals;
@@ -260,7 +258,7 @@ struct store_reads {
     struct proof {
         uint64_t mark;
         uint64_t seq;
-    } proofs[PROOFS_MAX];
+    } proofs[LIMIT_READ_PROOFS];
     uint32_t proof_first;
     uint32_t proof_count;
 };
@@ -505,7 +503,7 @@ static inline bool store_is_sound(const struct store *store)
            (store->queue.count == 0) == (store->queue.first == NULL) &&
            store->reads.asked <= store->reads.arrivals &&
            store->reads.answered <= store->reads.arrivals &&
-           store->reads.proof_count <= PROOFS_MAX && store->seq <= store->seen_seq;
+           store->reads.proof_count <= LIMIT_READ_PROOFS && store->seq <= store->seen_seq;
 }
 /* Whether both name the same entry of the same process. */
 static inline bool store_writer_is(const struct sql_writer *a, const struct sql_writer *b)

@@ -52,7 +52,7 @@ bool store_reads_is_sound(const struct store *store)
     const struct store_reads *reads = &store->reads;
     uint64_t mark = 0;
     for (uint32_t i = 0; i < reads->proof_count; i++) {
-        const struct proof *proof = &reads->proofs[(reads->proof_first + i) % PROOFS_MAX];
+        const struct proof *proof = &reads->proofs[(reads->proof_first + i) % LIMIT_READ_PROOFS];
         if (proof->mark < mark || proof->mark > reads->answered ||
             (i == 0 && proof->seq <= store->seq)) {
             return false;
@@ -95,7 +95,7 @@ void store_reads_release(struct store *store)
         IMPLIES(reads->proof_count > 0, reads->proofs[reads->proof_first].mark <= reads->arrivals));
     while (reads->proof_count > 0 && reads->proofs[reads->proof_first].seq <= store->seq) {
         store_reads_proven(store, reads->proofs[reads->proof_first].mark);
-        reads->proof_first = (reads->proof_first + 1) % PROOFS_MAX;
+        reads->proof_first = (reads->proof_first + 1) % LIMIT_READ_PROOFS;
         reads->proof_count--;
     }
 }
@@ -120,8 +120,8 @@ static void probe_done(struct sql_probe *probe)
     }
     store_reads_back(store);
     reads->answered = reads->mark > reads->answered ? reads->mark : reads->answered;
-    ASSERT(reads->proof_count < PROOFS_MAX);
-    uint32_t last = (reads->proof_first + reads->proof_count++) % PROOFS_MAX;
+    ASSERT(reads->proof_count < LIMIT_READ_PROOFS);
+    uint32_t last = (reads->proof_first + reads->proof_count++) % LIMIT_READ_PROOFS;
     reads->proofs[last] = (struct proof){reads->mark, probe->head.seq};
     if (probe->head.seq > store->seq) {
         store_tail_want(store);
@@ -134,7 +134,7 @@ static void probe_start(struct store *store)
 {
     ASSERT(store_is_sound(store));
     struct store_reads *reads = &store->reads;
-    ASSERT(!reads->in_flight && reads->proof_count < PROOFS_MAX);
+    ASSERT(!reads->in_flight && reads->proof_count < LIMIT_READ_PROOFS);
     reads->in_flight = true;
     reads->forced = false;
     reads->mark = reads->arrivals;
@@ -151,7 +151,7 @@ void store_reads_start(struct store *store)
     ASSERT(store_is_sound(store));
     struct store_reads *reads = &store->reads;
     ASSERT(IMPLIES(reads->in_flight, reads->mark <= reads->arrivals));
-    if (reads->in_flight || reads->proof_count == PROOFS_MAX || !store_is_loaded(store) ||
+    if (reads->in_flight || reads->proof_count == LIMIT_READ_PROOFS || !store_is_loaded(store) ||
         store->fatal) {
         return;
     }

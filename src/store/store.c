@@ -58,9 +58,9 @@ void store_vec_fini(struct store_vec *vec)
 
 uint64_t store_backoff_ns(struct store *store, uint32_t *backoff_ms)
 {
-    ASSERT(*backoff_ms <= STORE_BACKOFF_MAX_MS);
-    uint32_t next = *backoff_ms == 0 ? STORE_BACKOFF_MIN_MS : 2 * *backoff_ms;
-    *backoff_ms = next < STORE_BACKOFF_MAX_MS ? next : STORE_BACKOFF_MAX_MS;
+    ASSERT(*backoff_ms <= LIMIT_BACKOFF_MAX_MS);
+    uint32_t next = *backoff_ms == 0 ? LIMIT_BACKOFF_MIN_MS : 2 * *backoff_ms;
+    *backoff_ms = next < LIMIT_BACKOFF_MAX_MS ? next : LIMIT_BACKOFF_MAX_MS;
     return (*backoff_ms / 2 + rng_below(store->config.rng, *backoff_ms)) * NS_PER_MS;
 }
 
@@ -96,7 +96,7 @@ static struct store_facts *facts_new(const struct store *store)
 void store_facts_publish(struct store *store)
 {
     ASSERT(store_is_sound(store));
-    ASSERT(store->upkeep.member_count <= SQL_MEMBERS_MAX + 1);
+    ASSERT(store->upkeep.member_count <= LIMIT_MEMBERS + 1);
     struct store_facts *facts = facts_new(store);
     facts->cluster_id = store->cluster_id;
     facts->member_id = store->config.self.id;

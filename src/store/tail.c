@@ -25,7 +25,7 @@ void store_tail_init(struct store *store)
 {
     ASSERT(store_is_sound(store));
     ASSERT(store->config.poll_interval_ms > 0);
-    arena_init(&store->tail.arena, SIZE_MAX / 4);
+    arena_init(&store->tail.arena, ARENA_NO_CEILING);
     store->tail.interval_ms = store->config.poll_interval_ms;
 }
 

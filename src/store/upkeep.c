@@ -26,7 +26,7 @@ void store_upkeep_init(struct store *store)
 {
     ASSERT(store_is_sound(store));
     ASSERT(store->config.upkeep_interval_ms > 0);
-    arena_init(&store->upkeep.arena, SIZE_MAX / 4);
+    arena_init(&store->upkeep.arena, ARENA_NO_CEILING);
     store->upkeep.slice_revs = LIMIT_DELETE_SLICE_REVS;
 }
 
@@ -149,7 +149,7 @@ static void keep_members(struct store_upkeep *upkeep)
 {
     ASSERT(upkeep->sample_count <= TRIM_SAMPLES);
     uint32_t count = upkeep->upkeep.member_count;
-    ASSERT(count <= SQL_MEMBERS_MAX + 1);
+    ASSERT(count <= LIMIT_MEMBERS + 1);
     upkeep->member_count = 0;
     if (count > 0) {
         upkeep->members = mem_realloc(upkeep->members, count * sizeof(*upkeep->members));

@@ -283,7 +283,7 @@ static void member_heartbeat(struct fake_db *db, const struct sql_member *self, 
         return;
     }
     if (!known) {
-        ASSERT(db->member_count < SQL_MEMBERS_MAX);
+        ASSERT(db->member_count < LIMIT_MEMBERS);
         memmove(&db->members[at + 1], &db->members[at], behind * sizeof(*db->members));
         db->member_count++;
     }

@@ -124,7 +124,7 @@ static struct fake_op *op_new(struct fake_log *log, enum op_kind kind, void *req
     op->heard = 1;
     op->next = log->ops;
     log->ops = op;
-    arena_init(&op->arena, SIZE_MAX / 4);
+    arena_init(&op->arena, ARENA_NO_CEILING);
     return op;
 }
 

@@ -11,6 +11,7 @@
 
 #include "simtime.h"
 
+#include "core/limits.h"
 #include "sql/sql.h"
 
 /* Chances in 1000, and times. All zero: a good database 0.1 ms away. */
@@ -62,7 +63,7 @@ struct fake_db {
     struct fake_lease *leases; /* By id. */
     uint32_t lease_count;
     uint32_t lease_room;
-    struct fake_member members[SQL_MEMBERS_MAX];
+    struct fake_member members[LIMIT_MEMBERS];
     uint32_t member_count;
     uint64_t duty_owner;
     uint64_t duty_term;
