@@ -87,6 +87,10 @@ MUST_CHECK enum err api_encode_range(struct api_out *out, const struct api_heade
 /* ERR_REQUEST_TOO_LARGE: |arena| (for the stack of open transactions) is full. */
 MUST_CHECK enum err api_encode_txn(struct api_out *out, const struct api_header *header,
                                    const struct store_txn_answer *answer, struct arena *arena);
+/* The same with another ceiling than gRPC's: for tests. */
+MUST_CHECK enum err api_encode_txn_within(struct api_out *out, const struct api_header *header,
+                                          const struct store_txn_answer *answer,
+                                          struct arena *arena, size_t size_max);
 /* A message that has only a header. */
 void api_encode_header(struct api_out *out, const struct api_header *header);
 

@@ -15,6 +15,7 @@ struct back {
     uint8_t *bytes;
     size_t size;
     size_t at; /* First byte written; size: none yet. */
+    size_t size_max;
 };
 
 /* An open transaction whose operations [0, next) are still to be written. */
@@ -38,6 +39,12 @@ static size_t back_written(const struct back *back)
     return back->size - back->at;
 }
 
+/* More than fits one answer: nothing large is written any more, and what there is, is no answer. */
+static bool back_is_over(const struct back *back)
+{
+    return back_written(back) > back->size_max;
+}
+
 /* Room for |more| bytes in front; returns where they begin. */
 static uint8_t *back_reserve(struct back *back, size_t more)
 {
@@ -50,7 +57,7 @@ static uint8_t *back_reserve(struct back *back, size_t more)
             memcpy(bytes + size - written, back->bytes + back->at, written);
         }
         mem_free(back->bytes);
-        *back = (struct back){bytes, size, size - written};
+        *back = (struct back){bytes, size, size - written, back->size_max};
     }
     ASSERT(more > 0 && back->bytes != NULL);
     back->at -= more;
@@ -101,14 +108,15 @@ static void write_range(struct back *back, const struct store_range_answer *rang
     struct api_kv_form form = {range->keys_only, range->no_lease};
     back_number(back, 4, range->count);
     back_number(back, 3, range->more);
-    for (uint64_t i = range->kv_count; i > 0; i--) {
+    for (uint64_t i = range->kv_count; i > 0 && !back_is_over(back); i--) {
         back_kv(back, 2, range->kvs[i - 1], form);
     }
 }
 
 static void write_delete(struct back *back, const struct store_delete_answer *del)
 {
-    for (uint64_t i = del->prevs == NULL ? 0 : del->deleted; i > 0; i--) {
+    uint64_t count = del->prevs == NULL ? 0 : del->deleted;
+    for (uint64_t i = count; i > 0 && !back_is_over(back); i--) {
         back_kv(back, 3, del->prevs[i - 1], (struct api_kv_form){0});
     }
     back_number(back, 2, del->deleted);
@@ -190,17 +198,18 @@ static enum err write_all(struct txn_writer *writer, const struct store_txn_answ
         } else if (!txn_open(writer, op->u.txn)) {
             return ERR_REQUEST_TOO_LARGE;
         }
-        if (back_written(&writer->back) > INT_MAX) {
+        if (back_is_over(&writer->back)) {
             return ERR_ANSWER_TOO_LARGE;
         }
     }
-    return ERR_OK;
+    return back_is_over(&writer->back) ? ERR_ANSWER_TOO_LARGE : ERR_OK;
 }
 
-enum err api_encode_txn(struct api_out *out, const struct api_header *header,
-                        const struct store_txn_answer *answer, struct arena *arena)
+enum err api_encode_txn_within(struct api_out *out, const struct api_header *header,
+                               const struct store_txn_answer *answer, struct arena *arena,
+                               size_t size_max)
 {
-    struct txn_writer writer = {.arena = arena, .header = header};
+    struct txn_writer writer = {.back.size_max = size_max, .arena = arena, .header = header};
     enum err err = write_all(&writer, answer);
     if (err == ERR_OK) {
         size_t size = back_written(&writer.back);
@@ -209,4 +218,10 @@ enum err api_encode_txn(struct api_out *out, const struct api_header *header,
     }
     mem_free(writer.back.bytes);
     return err;
+}
+
+enum err api_encode_txn(struct api_out *out, const struct api_header *header,
+                        const struct store_txn_answer *answer, struct arena *arena)
+{
+    return api_encode_txn_within(out, header, answer, arena, INT_MAX);
 }
