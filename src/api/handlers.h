@@ -1,4 +1,11 @@
-/* Inside api only: the handlers that the table in api.c names. Each runs on its call's thread. */
+/*
+ * Inside api only: the handlers that the table in api.c names, one line of it each.
+ *
+ * Each runs on its call's io thread and returns at once; what waits, waits in an api_ask or a
+ * stream that the call's end cancels. |call| is rpc's: valid until on_gone of a stream, until its
+ * answer of a unary call. |message| is borrowed as rpc.h says of on_message. Errors go to the
+ * client, by rpc_fail_err. Memory comes from the call's arena, within LIMIT_CALL_ARENA_MAX.
+ */
 #ifndef API_HANDLERS_H
 #define API_HANDLERS_H
 

@@ -4,6 +4,8 @@
  * The ring holds the roots of the last few revisions that were published, oldest first, all below
  * info.revision and not below info.compact_rev. A read at exactly one of them is as fast as at the
  * newest revision, and its count is exact in O(log keys).
+ *
+ * Made by the cache's thread, read by any reader thread until a grace period has passed.
  */
 #ifndef CACHE_SNAPSHOT_H
 #define CACHE_SNAPSHOT_H
@@ -30,7 +32,8 @@ struct cache_snapshot {
 };
 
 /* Make the ring of |state|, which follows |before|: its ring and its root, without those that are
- * not below the revision or are compacted, and without the oldest ones beyond the limit. */
+ * not below the revision or are compacted, and without the oldest ones beyond the limit. The
+ * cache's thread, before |state| is published. Roots are borrowed. O(LIMIT_SNAPSHOT_RING). */
 void cache_snapshot_set_ring(struct cache_snapshot *state, const struct cache_snapshot *before);
 
 #endif

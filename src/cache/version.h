@@ -4,6 +4,9 @@
  * Only what is needed without looking at the bytes is kept beside them; create_revision, version,
  * value and lease are read from the encoding, which costs some ten nanoseconds and saves 24 bytes
  * per version.
+ *
+ * Made by the cache's thread. Readers follow what their snapshot shows, on any reader thread; all
+ * but |older| never changes. Nothing allocates but cache_version_new; O(1) unless told.
  */
 #ifndef CACHE_VERSION_H
 #define CACHE_VERSION_H
@@ -30,20 +33,21 @@ static inline struct cache_version *cache_version_of(struct cache_tree_item *ite
     return item == NULL ? NULL : CONTAINER_OF(item, struct cache_version, item);
 }
 
-/* Not const: for the writer. */
+/* The next older one, or NULL; not const: for the writer. */
 static inline struct cache_version *cache_version_before(const struct cache_version *version)
 {
     return atomic_load_explicit(&version->older, memory_order_acquire);
 }
 
-/* Encodes |row|; |older| is what it replaces, or NULL. The caller owns the result (mem_free). */
+/* Encodes |row|, copying its bytes; |older| is what it replaces, or NULL, borrowed until it is cut.
+ * The caller owns the result (mem_free). O(size of the row). */
 struct cache_version *cache_version_new(const struct cache_row *row, struct cache_version *older);
 /* Bytes of the allocation. */
 size_t cache_version_size(const struct cache_version *version);
 /* Bytes that it counts in cache_info.logical_bytes: its key and value. */
 size_t cache_version_logical(const struct cache_version *version);
 /* The newest one, from |version| on, with mod_rev <= |at_rev|; NULL if none. |at_rev| is not
- * compacted in the reader's snapshot. */
+ * compacted in the reader's snapshot. O(versions passed). */
 const struct cache_version *cache_version_at(const struct cache_version *version, int64_t at_rev);
 
 #endif

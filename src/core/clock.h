@@ -18,10 +18,12 @@ static inline uint64_t clock_now_ns(const struct clock *clock)
 #define NS_PER_MS UINT64_C(1000000)
 #define NS_PER_S UINT64_C(1000000000)
 
-/* Randomness, likewise. Production: seeded from getrandom(2). */
+/* Randomness, likewise. Production: seeded from getrandom(2). One thread at a time; not for
+ * secrets. */
 struct rng {
     uint64_t state[4]; /* xoshiro256**; never all zero. */
 };
+/* Equal seeds give equal sequences. */
 void rng_seed(struct rng *rng, uint64_t seed);
 void rng_seed_from_system(struct rng *rng);
 uint64_t rng_next(struct rng *rng);
@@ -46,11 +48,13 @@ struct timers {
     uint32_t count;
     uint32_t room;
 };
+/* |clock| is borrowed until timers_fini. */
 void timers_init(struct timers *timers, const struct clock *clock);
+/* Frees the heap; timers that are still armed never fire. */
 void timers_fini(struct timers *timers);
 /* (Re)arm to fire |after_ns| from now. O(log timers). */
 void timers_arm(struct timers *timers, struct timer *timer, uint64_t after_ns, timer_cb *callback);
-/* No-op when not armed. */
+/* No-op when not armed. O(log timers). */
 void timers_disarm(struct timers *timers, struct timer *timer);
 static inline bool timer_is_armed(const struct timer *timer)
 {

@@ -1,4 +1,5 @@
-/* The one error type: what failed, its gRPC code and the words that etcd's clients match on. */
+/* The one error type: what failed, its gRPC code and the words that etcd's clients match on.
+ * Any thread; texts are static; O(1). */
 #ifndef CORE_ERR_H
 #define CORE_ERR_H
 

@@ -1,6 +1,9 @@
 /*
  * Protobuf's wire format, primitives only: varints, tags, length-delimited fields.
  * Source of the rules: protobuf.dev "Encoding"; edge cases as Go's protowire package has them.
+ *
+ * Pure: any thread, no allocation, all bytes borrowed. Putting trusts the caller to have room;
+ * getting trusts no byte. O(1), but skipping, copying and looking at text are O(size).
  */
 #ifndef CORE_WIRE_H
 #define CORE_WIRE_H
@@ -23,7 +26,7 @@ static inline size_t wire_varint_size(uint64_t value)
     return ((size_t)(63 - __builtin_clzll(value | 1)) * 9 + 73) / 64;
 }
 
-/* Returns behind the last byte written; at most WIRE_VARINT_SIZE_MAX bytes. */
+/* Each put returns behind the last byte written; a number takes at most WIRE_VARINT_SIZE_MAX. */
 static inline uint8_t *wire_put_varint(uint8_t *at, uint64_t value)
 {
     while (value >= 0x80) {

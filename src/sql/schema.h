@@ -9,7 +9,8 @@
  *   member   one row per live process, with its heartbeat
  *   duty     one row: who expires leases and compacts, until when
  *
- * Unsigned 64-bit values are stored as the signed integer of the same bits.
+ * Unsigned 64-bit values are stored as the signed integer of the same bits. Everything here is
+ * constant or pure: any thread.
  */
 #ifndef SQL_SCHEMA_H
 #define SQL_SCHEMA_H
@@ -27,7 +28,7 @@ struct sql_table {
 /* |cluster| first. */
 extern const struct sql_table sql_tables[SQL_TABLE_COUNT];
 
-/* |text| with each '~' replaced by |prefix|. Caller frees by mem_free. */
+/* |text| with each '~' replaced by |prefix|. Caller frees by mem_free. O(size of the result). */
 char *sql_expand(const char *text, const char *prefix);
 /* Lower-case letters, digits and '_', not too long: needs no quotes anywhere. */
 bool sql_prefix_is_valid(const char *prefix);

@@ -12,8 +12,8 @@ struct sql_url {
     char path[SQL_URL_SIZE_MAX]; /* SQLite: the file, percent-decoded. */
 };
 
-/* ERR_CONFIG with one clear line, never a password, in |why|. Pure. A PostgreSQL URL is only
- * recognised here; libpq reads the rest. */
+/* ERR_CONFIG with one clear line, never a password, in |why|. |url| keeps nothing of |text|. Pure,
+ * any thread. A PostgreSQL URL is only recognised here; libpq reads the rest. */
 MUST_CHECK enum err sql_url_parse(const char *text, struct sql_url *url, char *why,
                                   size_t why_size);
 

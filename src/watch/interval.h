@@ -1,6 +1,7 @@
 /*
  * Which ranges hold a key: a treap of [key, end) ranges ordered by (key, end), each node knowing
- * the greatest end below it. Embedded nodes, parent pointers, no recursion, no allocation.
+ * the greatest end below it. Embedded nodes, parent pointers, no recursion, no allocation. A tree
+ * belongs to one thread, that of its hub.
  */
 #ifndef WATCH_INTERVAL_H
 #define WATCH_INTERVAL_H
@@ -28,6 +29,7 @@ struct interval_node *interval_find(const struct interval_tree *tree,
                                     const struct cache_range *range);
 /* |node->range| is set and not in the tree yet; |priority| is random. */
 void interval_insert(struct interval_tree *tree, struct interval_node *node, uint64_t priority);
+/* |node| is in |tree|; then its owner's again. */
 void interval_remove(struct interval_tree *tree, struct interval_node *node);
 /* The first node in order whose range holds |key| / the next one behind |node|; NULL at the end.
  * O(log nodes + nodes whose range starts at or before |key| on the way). */

@@ -1,4 +1,7 @@
-/* A doubly linked ring of embedded links: O(1) to leave without knowing the list. */
+/*
+ * A doubly linked ring of embedded links: O(1) to leave without knowing the list. All members
+ * belong to one thread; nothing allocates, everything is O(1).
+ */
 #ifndef WATCH_LIST_H
 #define WATCH_LIST_H
 
@@ -21,6 +24,7 @@ static inline bool list_is_empty(const struct list *list)
     return list->next == list;
 }
 
+/* Behind all others of |head|. |member| is in no list. */
 static inline void list_push(struct list *head, struct list *member)
 {
     ASSERT(list_is_empty(member));
