@@ -78,6 +78,20 @@ function(benches)
   add_subdirectory(${folder} ${PROJECT_BINARY_DIR}/bench)
 endfunction()
 
+# What of src/ the tests that ran have executed, by file and line: Debian's gcovr.
+function(coverage_report)
+  find_program(GCOVR gcovr)
+  if(NOT GCOVR)
+    message(WARNING "no target coverage_report: gcovr is missing")
+    return()
+  endif()
+  add_custom_target(coverage_report
+    COMMAND ${GCOVR} --root ${PROJECT_SOURCE_DIR} --filter ${PROJECT_SOURCE_DIR}/src/
+      --html-details coverage.html --print-summary ${PROJECT_BINARY_DIR}
+    COMMENT "${PROJECT_BINARY_DIR}/coverage.html"
+    VERBATIM)
+endfunction()
+
 # House rules; each refuses its canaries first.
 function(gate_tests)
   foreach(gate tidy format)
