@@ -33,7 +33,7 @@ int postgres_start(void **state)
     char command[512];
     (void)snprintf(command, sizeof(command),
                    "sh '%s' start '%s/pg' max_prepared_transactions=10 fsync=off",
-                   DROVER_SOURCE_DIR "/tests/integration/pg.sh", server_folder);
+                   DROVER_SOURCE_DIR "/tests/unit/support_postgres.sh", server_folder);
     FILE *script = popen(command, "r");
     if (script == NULL || fgets(server_url, sizeof(server_url), script) == NULL) {
         server_url[0] = '\0';
@@ -57,7 +57,8 @@ int postgres_stop(void **state)
     }
     char command[512];
     (void)snprintf(command, sizeof(command), "sh '%s' stop '%s/pg'; rm -rf '%s'",
-                   DROVER_SOURCE_DIR "/tests/integration/pg.sh", server_folder, server_folder);
+                   DROVER_SOURCE_DIR "/tests/unit/support_postgres.sh", server_folder,
+                   server_folder);
     return system(command);
 }
 

@@ -1,5 +1,5 @@
 /*
- * A PostgreSQL server for tests: a private one (tests/integration/pg.sh), or the one that
+ * A PostgreSQL server for tests: a private one (tests/unit/support_postgres.sh), or the one that
  * DROVER_TEST_POSTGRES names (a superuser's URL, up to and with the last '/'). Without either, the
  * tests that ask for a database skip.
  */

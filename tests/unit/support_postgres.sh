@@ -1,7 +1,7 @@
 #!/bin/sh
 # A private PostgreSQL server for tests: own data, loopback and a unix socket, trust.
-#   pg.sh start DIR [OPTION=VALUE ...]   makes it in DIR (new), prints its URL (database postgres)
-#   pg.sh stop DIR                       ends it and removes DIR
+#   support_postgres.sh start DIR [OPTION=VALUE ...]   makes it in DIR (new), prints its URL
+#   support_postgres.sh stop DIR                       ends it and removes DIR
 # Exit status 77 when PostgreSQL is not installed: the caller skips, and says so.
 set -eu
 
@@ -27,7 +27,7 @@ as_owner() {
 command=${1:?start or stop}
 dir=${2:?a directory}
 bin=$(find_bin) || {
-    echo "pg.sh: PostgreSQL is not installed" >&2
+    echo "support_postgres.sh: PostgreSQL is not installed" >&2
     exit 77
 }
 owner=postgres
@@ -71,7 +71,7 @@ stop)
     rm -rf "$dir"
     ;;
 *)
-    echo "pg.sh: start or stop" >&2
+    echo "support_postgres.sh: start or stop" >&2
     exit 2
     ;;
 esac
