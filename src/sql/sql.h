@@ -314,7 +314,7 @@ struct sql_log {
 
 /* Times: 0 is a default. */
 struct sql_config {
-    const char *url;   /* Already chosen by --datastore; see sql_open_url. */
+    const char *url;   /* Already chosen by --datastore. */
     struct loop *loop; /* The store's loop: sockets live and completions run there. */
     uint32_t connect_timeout_ms;
     uint32_t statement_timeout_ms;
