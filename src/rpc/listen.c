@@ -26,7 +26,9 @@ struct rpc_listen {
     int fd;
     enum rpc_stream_kind kind;
     uint16_t port;
-    char *path;        /* Of a unix socket. */
+    char *path;        /* Of a unix socket, ... */
+    dev_t device;      /* ... and the file that was made there. While |fd| is open, no other */
+    ino_t inode;       /* file gets its number. */
     char *url;         /* As given. */
     struct loop *loop; /* When started. */
     rpc_listen_fn *accepted;
@@ -86,7 +88,12 @@ static int listen_bind_unix(struct rpc_listen *listen, const char *path)
         return -1;
     }
     listen->kind = RPC_STREAM_UNIX;
-    listen->path = mem_strdup(path);
+    struct stat made;
+    if (lstat(path, &made) == 0) {
+        listen->path = mem_strdup(path);
+        listen->device = made.st_dev;
+        listen->inode = made.st_ino;
+    }
     return fd;
 }
 
@@ -354,12 +361,15 @@ void rpc_listen_start(struct rpc_listen *listen, struct loop *loop, rpc_listen_f
 
 static void listen_close_fd(struct rpc_listen *listen)
 {
-    /* The name goes first, and once: as soon as nobody listens, it is the next process's. */
-    if (listen->path != NULL) {
+    /* The name goes first, and once: as soon as nobody listens, it is the next process's. If what
+     * stands there was made by somebody else, it is theirs already. */
+    struct stat found;
+    if (listen->path != NULL && lstat(listen->path, &found) == 0 &&
+        found.st_dev == listen->device && found.st_ino == listen->inode) {
         (void)unlink(listen->path);
-        mem_free(listen->path);
-        listen->path = NULL;
     }
+    mem_free(listen->path);
+    listen->path = NULL;
     if (listen->fd >= 0) {
         (void)close(listen->fd);
         listen->fd = -1;

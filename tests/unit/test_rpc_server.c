@@ -127,6 +127,33 @@ static void a_unix_socket_of_the_next_process_stays(void **state)
     assert_int_equal(rmdir(folder), 0);
 }
 
+/* Somebody has removed the name and serves there now. */
+static void a_unix_socket_of_somebody_else_stays(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/drover-rpc-XXXXXX";
+    char path[64];
+    char url[80];
+    char why[256];
+    assert_non_null(mkdtemp(folder));
+    (void)snprintf(path, sizeof(path), "%s/socket", folder);
+    (void)snprintf(url, sizeof(url), "unix:%s", path);
+    struct served_server served;
+    served_start(&served, NULL);
+    struct rpc_server *first = rpc_server_new(&served.config);
+    assert_int_equal(rpc_server_listen(first, url, why, sizeof(why)), ERR_OK);
+    assert_int_equal(unlink(path), 0);
+    struct rpc_server *next = rpc_server_new(&served.config);
+    assert_int_equal(rpc_server_listen(next, url, why, sizeof(why)), ERR_OK);
+    rpc_server_free(first);
+    struct stat found;
+    assert_int_equal(stat(path, &found), 0);
+    rpc_server_free(next);
+    assert_int_not_equal(stat(path, &found), 0);
+    served_stop(&served, NS_PER_S);
+    assert_int_equal(rmdir(folder), 0);
+}
+
 /* What a process that was killed left behind. */
 static void a_stale_unix_socket_is_no_obstacle(void **state)
 {
@@ -460,6 +487,7 @@ int main(void)
         cmocka_unit_test(bad_addresses_are_refused_with_one_line),
         cmocka_unit_test(a_unix_socket_serves_and_its_name_goes_with_it),
         cmocka_unit_test(a_unix_socket_of_the_next_process_stays),
+        cmocka_unit_test(a_unix_socket_of_somebody_else_stays),
         cmocka_unit_test(a_stale_unix_socket_is_no_obstacle),
         cmocka_unit_test(connections_spread_over_all_threads),
         cmocka_unit_test(a_server_that_never_started_can_be_freed),
