@@ -6,8 +6,9 @@
  *
  * Invariants
  *   1. heap[slots[i].place] == i for each used slot.
- *   2. each used slot is in the hash exactly once.
+ *   2. each used slot is in the hash exactly once, and nothing else is.
  *   3. no slot expires before its start + TTL + margin.
+ *   4. nobody in the heap expires before its parent.
  */
 #include "lease/lease.h"
 
@@ -82,16 +83,12 @@ static uint64_t heap_due(const struct lease_table *table, uint32_t place)
     return table->slots[table->heap[place]].due_ns;
 }
 
-/* Move the slot at |place| to where it belongs. */
-static void heap_fix(struct lease_table *table, uint32_t place)
+/* Move the slot at |place| down to where it belongs, if what is below is in order. */
+static void heap_sink(struct lease_table *table, uint32_t place)
 {
     ASSERT(place < table->count);
     uint32_t slot = table->heap[place];
     uint64_t due = table->slots[slot].due_ns;
-    while (place > 0 && heap_due(table, (place - 1) / 2) > due) {
-        heap_put(table, place, table->heap[(place - 1) / 2]);
-        place = (place - 1) / 2;
-    }
     for (;;) {
         uint32_t child = 2 * place + 1;
         if (child >= table->count) {
@@ -107,6 +104,20 @@ static void heap_fix(struct lease_table *table, uint32_t place)
         place = child;
     }
     heap_put(table, place, slot);
+}
+
+/* Move the slot at |place| to where it belongs, if all others are in order. */
+static void heap_fix(struct lease_table *table, uint32_t place)
+{
+    ASSERT(place < table->count);
+    uint32_t slot = table->heap[place];
+    uint64_t due = table->slots[slot].due_ns;
+    while (place > 0 && heap_due(table, (place - 1) / 2) > due) {
+        heap_put(table, place, table->heap[(place - 1) / 2]);
+        place = (place - 1) / 2;
+    }
+    heap_put(table, place, slot);
+    heap_sink(table, place);
 }
 
 /* ---- hash ----------------------------------------------------------------------------------- */
@@ -179,17 +190,20 @@ static struct slot *slot_find(const struct lease_table *table, int64_t id)
     return index == NO_SLOT ? NULL : &table->slots[index];
 }
 
+/* When a lease of |ttl_s| that starts at |start_ns| is due. */
+static uint64_t due_of(const struct lease_table *table, uint64_t start_ns, int64_t ttl_s)
+{
+    ASSERT(ttl_s > 0);
+    uint64_t ttl_ns =
+        (uint64_t)ttl_s > UINT64_MAX / NS_PER_S / 2 ? UINT64_MAX / 2 : (uint64_t)ttl_s * NS_PER_S;
+    uint64_t due_ns = start_ns + ttl_ns + table->margin_ns;
+    return due_ns < start_ns ? UINT64_MAX : due_ns;
+}
+
 static void slot_start(const struct lease_table *table, struct slot *slot, uint64_t now_ns)
 {
-    ASSERT(slot->ttl_s > 0);
-    uint64_t ttl_ns = (uint64_t)slot->ttl_s > UINT64_MAX / NS_PER_S / 2
-                          ? UINT64_MAX / 2
-                          : (uint64_t)slot->ttl_s * NS_PER_S;
     slot->start_ns = now_ns;
-    slot->due_ns = now_ns + ttl_ns + table->margin_ns;
-    if (slot->due_ns < now_ns) {
-        slot->due_ns = UINT64_MAX;
-    }
+    slot->due_ns = due_of(table, now_ns, slot->ttl_s);
 }
 
 static void slot_restart(struct lease_table *table, struct slot *slot, uint64_t now_ns)
@@ -258,7 +272,7 @@ void lease_table_rearm(struct lease_table *table, uint64_t now_ns)
         slot_start(table, &table->slots[table->heap[i]], now_ns);
     }
     for (uint32_t i = table->count / 2; i > 0; i--) {
-        heap_fix(table, i - 1);
+        heap_sink(table, i - 1);
     }
 }
 
@@ -402,4 +416,22 @@ uint32_t lease_table_count(const struct lease_table *table)
 {
     ASSERT(table->count <= table->room);
     return table->count;
+}
+
+bool lease_table_is_sound(const struct lease_table *table)
+{
+    uint32_t in_hash = 0;
+    for (uint32_t at = 0; at < table->hash_room; at++) {
+        in_hash += table->hash[at] != NO_SLOT;
+    }
+    bool is_sound = in_hash == table->count && table->count <= table->used;
+    for (uint32_t place = 0; is_sound && place < table->count; place++) {
+        uint32_t index = table->heap[place];
+        const struct slot *slot = &table->slots[index];
+        is_sound = index < table->used && slot->place == place &&
+                   table->hash[hash_find(table, slot->id)] == index &&
+                   slot->due_ns == due_of(table, slot->start_ns, slot->ttl_s) &&
+                   (place == 0 || heap_due(table, (place - 1) / 2) <= slot->due_ns);
+    }
+    return is_sound;
 }

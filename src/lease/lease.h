@@ -69,5 +69,7 @@ uint32_t lease_table_due(const struct lease_table *table, uint64_t now_ns, struc
                          uint32_t max);
 /* O(1). */
 uint32_t lease_table_count(const struct lease_table *table);
+/* The invariants of lease.c hold everywhere. O(leases + places of the hash). */
+bool lease_table_is_sound(const struct lease_table *table);
 
 #endif

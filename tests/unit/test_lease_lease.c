@@ -168,6 +168,32 @@ static void many_are_due_at_once_and_told_in_order(void **state)
     for (int64_t i = 0; i < LEASE_DUE_MAX; i++) {
         assert_int_equal(due[i].id, i + 1);
     }
+    assert_true(lease_table_is_sound(table));
+    lease_table_free(table);
+}
+
+/* Those that were to end last are now to end first, and are told in that order. */
+static void the_order_is_right_after_all_timers_were_started_again(void **state)
+{
+    enum { COUNT = 500 };
+    struct lease_due due[COUNT];
+    struct lease_table *table = lease_table_new(GAP_NS, MARGIN_NS);
+    (void)state;
+    lease_table_reading_begin(table, 0);
+    for (int64_t id = 1; id <= COUNT; id++) {
+        lease_table_grant(table, id, COUNT + 1 - id, 1, (uint64_t)id * 2 * NS_PER_S);
+    }
+    assert_true(lease_table_is_sound(table));
+    uint64_t now_ns = 2 * (COUNT + 1) * NS_PER_S;
+    lease_table_reading_begin(table, now_ns); /* Behind a gap. */
+    assert_true(lease_table_is_sound(table));
+    lease_table_reading_begin(table, now_ns + MARGIN_NS);
+    for (uint32_t s = 1; s <= COUNT; s++) {
+        uint64_t end_ns = now_ns + s * NS_PER_S + MARGIN_NS;
+        lease_table_reading_begin(table, end_ns);
+        assert_int_equal(lease_table_due(table, end_ns, due, COUNT), s);
+        assert_int_equal(due[s - 1].id, COUNT + 1 - s);
+    }
     lease_table_free(table);
 }
 
@@ -249,8 +275,10 @@ static void the_table_agrees_with_a_list(void **state)
             break;
         }
         assert_int_equal(lease_table_count(table), count);
+        assert_true(lease_table_is_sound(table));
     }
     lease_table_rearm(table, now_ns);
+    assert_true(lease_table_is_sound(table));
     assert_int_equal(due_count(table, now_ns), 0);
     lease_table_free(table);
     mem_free(naive);
@@ -266,6 +294,7 @@ int main(void)
         cmocka_unit_test(all_are_listed_with_their_ends_in_order),
         cmocka_unit_test(remaining_seconds_are_rounded_down),
         cmocka_unit_test(many_are_due_at_once_and_told_in_order),
+        cmocka_unit_test(the_order_is_right_after_all_timers_were_started_again),
         cmocka_unit_test(the_table_agrees_with_a_list),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
