@@ -60,30 +60,60 @@ static void bad_addresses_are_refused_with_one_line(void **state)
     served_stop(&served, NS_PER_S);
 }
 
-static void a_unix_socket_serves_and_its_name_goes_with_it(void **state)
-{
-    (void)state;
-    char folder[] = "/tmp/drover-rpc-XXXXXX";
+/* A folder for a unix socket, and a server whose settings others are made of. */
+struct unix_place {
+    struct served_server served;
+    char folder[32];
     char path[64];
     char url[80];
     char why[256];
-    assert_non_null(mkdtemp(folder));
-    (void)snprintf(path, sizeof(path), "%s/socket", folder);
-    (void)snprintf(url, sizeof(url), "unix://%s", path);
-    struct served_server served;
-    served_start(&served, NULL);
+};
+
+static void unix_place_make(struct unix_place *place, const char *scheme)
+{
+    (void)snprintf(place->folder, sizeof(place->folder), "/tmp/drover-rpc-XXXXXX");
+    assert_non_null(mkdtemp(place->folder));
+    (void)snprintf(place->path, sizeof(place->path), "%s/socket", place->folder);
+    (void)snprintf(place->url, sizeof(place->url), "%s%s", scheme, place->path);
+    served_start(&place->served, NULL);
+}
+
+/* The name must be gone by then. */
+static void unix_place_remove(struct unix_place *place)
+{
+    served_stop(&place->served, NS_PER_S);
+    assert_int_equal(rmdir(place->folder), 0);
+}
+
+/* Listens there, or fails with |expected|. */
+static struct rpc_server *unix_place_listen(struct unix_place *place, enum err expected)
+{
+    struct rpc_server *server = rpc_server_new(&place->served.config);
+    assert_int_equal(rpc_server_listen(server, place->url, place->why, sizeof(place->why)),
+                     expected);
+    return server;
+}
+
+static bool unix_place_has_name(const struct unix_place *place)
+{
+    struct stat found;
+    return stat(place->path, &found) == 0;
+}
+
+static void a_unix_socket_serves_and_its_name_goes_with_it(void **state)
+{
+    (void)state;
+    struct unix_place place;
+    unix_place_make(&place, "unix://");
     for (uint32_t i = 0; i < 2; i++) {
-        struct rpc_server *server = rpc_server_new(&served.config);
-        assert_int_equal(rpc_server_listen(server, url, why, sizeof(why)), ERR_OK);
+        struct rpc_server *server = unix_place_listen(&place, ERR_OK);
         /* While one listens, a second one is refused. */
-        struct rpc_server *second = rpc_server_new(&served.config);
-        assert_int_equal(rpc_server_listen(second, url, why, sizeof(why)), ERR_CONFIG);
-        rpc_server_free(second);
+        rpc_server_free(unix_place_listen(&place, ERR_CONFIG));
         rpc_server_start(server);
         struct client client;
         struct client_call call;
         const struct client_options options = {0};
-        client_open_fd(&client, client_socket_unix(path), &options);
+        client_open_fd(&client, client_socket_unix(place.path), &options);
         client_unary(&client, &call, "/t.T/Echo", SLICE_LIT("x"));
         assert_int_equal(call.grpc_status, 0);
         client_call_fini(&call);
@@ -91,90 +121,59 @@ static void a_unix_socket_serves_and_its_name_goes_with_it(void **state)
         rpc_server_stop(server, NS_PER_S);
         rpc_server_join(server);
         rpc_server_free(server);
-        struct stat found;
-        assert_int_not_equal(stat(path, &found), 0);
+        assert_false(unix_place_has_name(&place));
     }
-    served_stop(&served, NS_PER_S);
-    assert_int_equal(rmdir(folder), 0);
+    unix_place_remove(&place);
 }
 
 /* Who ends last must not take the name of who came after it. */
 static void a_unix_socket_of_the_next_process_stays(void **state)
 {
     (void)state;
-    char folder[] = "/tmp/drover-rpc-XXXXXX";
-    char path[64];
-    char url[80];
-    char why[256];
-    assert_non_null(mkdtemp(folder));
-    (void)snprintf(path, sizeof(path), "%s/socket", folder);
-    (void)snprintf(url, sizeof(url), "unix:%s", path);
-    struct served_server served;
-    served_start(&served, NULL);
-    struct rpc_server *first = rpc_server_new(&served.config);
-    assert_int_equal(rpc_server_listen(first, url, why, sizeof(why)), ERR_OK);
+    struct unix_place place;
+    unix_place_make(&place, "unix:");
+    struct rpc_server *first = unix_place_listen(&place, ERR_OK);
     rpc_server_start(first);
     rpc_server_stop(first, NS_PER_S);
     rpc_server_join(first);
-    struct rpc_server *next = rpc_server_new(&served.config);
-    assert_int_equal(rpc_server_listen(next, url, why, sizeof(why)), ERR_OK);
+    struct rpc_server *next = unix_place_listen(&place, ERR_OK);
     rpc_server_free(first);
-    struct stat found;
-    assert_int_equal(stat(path, &found), 0);
+    assert_true(unix_place_has_name(&place));
     rpc_server_free(next);
-    assert_int_not_equal(stat(path, &found), 0);
-    served_stop(&served, NS_PER_S);
-    assert_int_equal(rmdir(folder), 0);
+    assert_false(unix_place_has_name(&place));
+    unix_place_remove(&place);
 }
 
 /* Somebody has removed the name and serves there now. */
 static void a_unix_socket_of_somebody_else_stays(void **state)
 {
     (void)state;
-    char folder[] = "/tmp/drover-rpc-XXXXXX";
-    char path[64];
-    char url[80];
-    char why[256];
-    assert_non_null(mkdtemp(folder));
-    (void)snprintf(path, sizeof(path), "%s/socket", folder);
-    (void)snprintf(url, sizeof(url), "unix:%s", path);
-    struct served_server served;
-    served_start(&served, NULL);
-    struct rpc_server *first = rpc_server_new(&served.config);
-    assert_int_equal(rpc_server_listen(first, url, why, sizeof(why)), ERR_OK);
-    assert_int_equal(unlink(path), 0);
-    struct rpc_server *next = rpc_server_new(&served.config);
-    assert_int_equal(rpc_server_listen(next, url, why, sizeof(why)), ERR_OK);
+    struct unix_place place;
+    unix_place_make(&place, "unix:");
+    struct rpc_server *first = unix_place_listen(&place, ERR_OK);
+    assert_int_equal(unlink(place.path), 0);
+    struct rpc_server *next = unix_place_listen(&place, ERR_OK);
     rpc_server_free(first);
-    struct stat found;
-    assert_int_equal(stat(path, &found), 0);
+    assert_true(unix_place_has_name(&place));
     rpc_server_free(next);
-    assert_int_not_equal(stat(path, &found), 0);
-    served_stop(&served, NS_PER_S);
-    assert_int_equal(rmdir(folder), 0);
+    assert_false(unix_place_has_name(&place));
+    unix_place_remove(&place);
 }
 
 /* What a process that was killed left behind. */
 static void a_stale_unix_socket_is_no_obstacle(void **state)
 {
     (void)state;
-    char folder[] = "/tmp/drover-rpc-XXXXXX";
-    char url[80];
-    char why[256];
+    struct unix_place place;
+    unix_place_make(&place, "unix:");
     struct sockaddr_un address = {.sun_family = AF_UNIX};
-    assert_non_null(mkdtemp(folder));
-    (void)snprintf(address.sun_path, sizeof(address.sun_path), "%s/socket", folder);
-    (void)snprintf(url, sizeof(url), "unix:%s/socket", folder);
+    memcpy(address.sun_path, place.path, sizeof(place.path));
     int left = socket(AF_UNIX, SOCK_STREAM, 0);
     assert_int_equal(bind(left, (const struct sockaddr *)&address, sizeof(address)), 0);
     assert_int_equal(close(left), 0);
-    struct served_server served;
-    served_start(&served, NULL);
-    struct rpc_server *server = rpc_server_new(&served.config);
-    assert_int_equal(rpc_server_listen(server, url, why, sizeof(why)), ERR_OK);
-    rpc_server_free(server);
-    served_stop(&served, NS_PER_S);
-    assert_int_equal(rmdir(folder), 0);
+    assert_true(unix_place_has_name(&place));
+    rpc_server_free(unix_place_listen(&place, ERR_OK));
+    unix_place_remove(&place);
 }
 
 static void with_four_threads(struct rpc_config *config)
