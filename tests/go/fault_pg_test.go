@@ -31,13 +31,7 @@ type proxied struct {
 func startProxied(t *testing.T, replicas int, extra ...string) *proxied {
 	t.Helper()
 	needDrover(t)
-	if !slices.Contains(harness.Engines(), "postgres") {
-		t.Skip("no PostgreSQL in DROVER_ENGINES")
-	}
-	pg, err := harness.SharedPostgres()
-	check(t, err == nil, "%v", err)
-	database, err := pg.NewDatabase()
-	check(t, err == nil, "%v", err)
+	pg, database := sharedDatabase(t)
 	p := &proxied{Cluster: &harness.Cluster{Setup: harness.Setup{Engine: "postgres", Replicas: replicas},
 		Postgres: pg, Database: database}}
 	t.Cleanup(func() {

@@ -7,7 +7,6 @@ package tests
 
 import (
 	"fmt"
-	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -28,14 +27,9 @@ type pooled struct {
 func startPooled(t *testing.T, replicas int, extra ...string) *pooled {
 	t.Helper()
 	needDrover(t)
-	if !slices.Contains(harness.Engines(), "postgres") {
-		t.Skip("no PostgreSQL in DROVER_ENGINES")
-	}
-	pg, err := harness.SharedPostgres()
-	check(t, err == nil, "%v", err)
-	database, err := pg.NewDatabase()
-	check(t, err == nil, "%v", err)
+	pg, database := sharedDatabase(t)
 	p := &pooled{}
+	var err error
 	p.behind, err = pg.StartProxy()
 	check(t, err == nil, "%v", err)
 	p.pooler, err = harness.StartPooler(p.behind.Port)

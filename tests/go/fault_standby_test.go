@@ -7,7 +7,6 @@ package tests
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,9 +20,7 @@ import (
 func startWithStandby(t *testing.T) (primary, standby *harness.Postgres) {
 	t.Helper()
 	needDrover(t)
-	if !slices.Contains(harness.Engines(), "postgres") {
-		t.Skip("no PostgreSQL in DROVER_ENGINES")
-	}
+	needPostgres(t)
 	primary, err := harness.StartPostgres()
 	check(t, err == nil, "%v", err)
 	t.Cleanup(primary.KillAll)

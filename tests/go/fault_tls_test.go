@@ -16,7 +16,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -96,9 +95,7 @@ func startTLSPostgres(t *testing.T, a *authority, address string) *harness.Postg
 
 func TestTLSToTheDatabase(t *testing.T) {
 	needDrover(t)
-	if !slices.Contains(harness.Engines(), "postgres") {
-		t.Skip("no PostgreSQL in DROVER_ENGINES")
-	}
+	needPostgres(t)
 	ours, other := newAuthority(t, "ours"), newAuthority(t, "another")
 	pg := startTLSPostgres(t, ours, "127.0.0.1")
 	database, err := pg.NewDatabase()

@@ -24,9 +24,7 @@ import (
 // startThree starts three replicas on one PostgreSQL database, at the same moment.
 func startThree(t *testing.T) *harness.Cluster {
 	t.Helper()
-	if !slices.Contains(harness.Engines(), "postgres") {
-		t.Skip("no PostgreSQL in DROVER_ENGINES")
-	}
+	needPostgres(t)
 	return start(t, harness.Setup{Engine: "postgres", Replicas: 3})
 }
 
@@ -239,9 +237,7 @@ func listMembers(t *testing.T, ctx context.Context, conn *grpc.ClientConn) []*pb
 }
 
 func TestThreeStartAtOnceOnAnEmptyDatabase(t *testing.T) {
-	if !slices.Contains(harness.Engines(), "postgres") {
-		t.Skip("no PostgreSQL in DROVER_ENGINES")
-	}
+	needPostgres(t)
 	for range size(5, 30) {
 		began := time.Now()
 		c, err := harness.StartCluster(harness.Setup{Engine: "postgres", Replicas: 3})

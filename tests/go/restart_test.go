@@ -36,6 +36,24 @@ func needDrover(t *testing.T) {
 	}
 }
 
+func needPostgres(t *testing.T) {
+	t.Helper()
+	if !slices.Contains(harness.Engines(), "postgres") {
+		t.Skip("no PostgreSQL in DROVER_ENGINES")
+	}
+}
+
+// sharedDatabase is a new one on the PostgreSQL that tests share.
+func sharedDatabase(t *testing.T) (*harness.Postgres, string) {
+	t.Helper()
+	needPostgres(t)
+	pg, err := harness.SharedPostgres()
+	check(t, err == nil, "%v", err)
+	database, err := pg.NewDatabase()
+	check(t, err == nil, "%v", err)
+	return pg, database
+}
+
 // sql runs a statement on the stopped cluster's database.
 func sql(t *testing.T, c *harness.Cluster, statement string) string {
 	t.Helper()
@@ -281,9 +299,7 @@ func TestANewerSchemaIsRefused(t *testing.T) {
 
 func TestTheWrongDatabaseIsRefused(t *testing.T) {
 	needDrover(t)
-	if !slices.Contains(harness.Engines(), "postgres") {
-		t.Skip("no PostgreSQL in DROVER_ENGINES")
-	}
+	needPostgres(t)
 	pg, err := harness.SharedPostgres()
 	check(t, err == nil, "%v", err)
 	dir, err := harness.TempDir("wrong")
